@@ -1,0 +1,224 @@
+"""
+What we promise to protect: `deployments/inventory.yaml`, read and validated here and nowhere else.
+
+Every fault in the file is one line that names the path within it. Holds no secret: keys here are public.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from gxbackup.errors import InventoryError
+from gxbackup.model import Frozen
+from gxbackup.sources import AnySource
+
+DEFAULT_PATH = Path("deployments/inventory.yaml")
+HINT = "docs/reference/inventory.md lists every field with an example"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)]
+AgeRecipient = Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")]
+SignerKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+Folder = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*$")]
+
+
+class RemoteSettings(Frozen):
+    """Where snapshots live, and how hard we try to reach it."""
+
+    path: str = Field(description="any rclone remote and folder: gdrive-backup:gx-backups", min_length=1)
+    part_size_bytes: int = Field(
+        default=4 * 1024**3, ge=1024**2, description="a larger artifact is stored in parts of this size"
+    )
+    transfers: int = Field(default=4, ge=1, le=32, description="files sent at once")
+    stall_timeout_seconds: int = Field(
+        default=300, ge=1, description="a transfer that moves no byte for so long is ended and tried again"
+    )
+    call_timeout_seconds: int = Field(default=300, ge=1, description="limit of a listing or another small call")
+
+
+class Recipients(Frozen):
+    """The age (X25519) public keys that every artifact is sealed to; hosts hold no identity."""
+
+    recovery: AgeRecipient | None = Field(default=None, description="its identity is kept offline")
+    rehearsal: AgeRecipient | None = Field(default=None, description="its identity lives only where rehearsals run")
+
+    def required(self) -> tuple[str, str]:
+        """Return both recipients; InventoryError where one is not set: nothing leaves a host unsealed."""
+        for name in ("recovery", "rehearsal"):
+            if getattr(self, name) is None:
+                raise InventoryError(
+                    f"recipients.{name}: expected an age recipient (age1…), seen none",
+                    "make a key pair where the identity will be kept: `age-keygen -o gx-recovery.txt`; "
+                    "put the public key it prints into the inventory",
+                )
+        assert self.recovery and self.rehearsal
+        if self.recovery == self.rehearsal:
+            raise InventoryError(
+                "recipients: expected two different recipients, seen the same one twice",
+                "the recovery identity stays offline; rehearsals need a key of their own",
+            )
+        return self.recovery, self.rehearsal
+
+
+class HostSettings(Frozen):
+    """A machine that runs a Prefect worker."""
+
+    pool: Name = Field(description="its Prefect work pool, type process")
+    signers: tuple[SignerKey, ...] = Field(
+        default=(), description="Ed25519 public keys (base64) that this host signs, or once signed, manifests with"
+    )
+
+
+class DataType(Frozen):
+    """One promise: what is captured, how much of it may be lost, and how long it is kept."""
+
+    source: AnySource
+    rpo_hours: float = Field(gt=0, le=24 * 31, description="at most this much is lost")
+    keep_days: int = Field(gt=0, le=3660, description="kept so long, counted from its newest good copy")
+    keep_at_least: int = Field(default=3, ge=1, le=1000, description="the newest good copies that are never dropped")
+    folder: Folder | None = Field(default=None, description="folder in the snapshot; the source's own by default")
+    set_name: Name | None = Field(default=None, description="data types of one set are kept and dropped together")
+    restore_flow: Name | None = Field(default=None, description="the flow that puts it back; none: read by people")
+
+    def folder_name(self) -> str:
+        """Return the folder in the snapshot that this data type's artifacts lie in."""
+        return self.folder or self.source.default_folder
+
+
+class Server(Frozen):
+    """A protected host or cluster."""
+
+    runs_on: Name = Field(description="the host whose worker captures it")
+    formerly_on: tuple[Name, ...] = Field(default=(), description="hosts whose older signatures are still trusted")
+    remote_dir: Folder = Field(description="its folder on the remote")
+    prune_limit: float = Field(
+        default=0.25, gt=0, le=1, description="a plan that drops more than this share of bytes or snapshots stops"
+    )
+    data_types: dict[Name, DataType] = Field(min_length=1)
+
+
+class Inventory(Frozen):
+    """Everything we promise, and whom we trust."""
+
+    remote: RemoteSettings
+    recipients: Recipients = Recipients()
+    zstd_level: int = Field(default=3, ge=-7, le=19, description="3 is as fast as the disk; 19 is small and slow")
+    hosts: dict[Name, HostSettings]
+    servers: dict[Name, Server]
+
+    @model_validator(mode="after")
+    def _refer_only_to_what_is_there(self) -> Self:
+        folders: dict[str, str] = {}
+        for name, server in self.servers.items():
+            for host in (server.runs_on, *server.formerly_on):
+                if host not in self.hosts:
+                    raise ValueError(f"servers.{name}: host {host!r} is not under hosts ({', '.join(self.hosts)})")
+            if (other := folders.setdefault(server.remote_dir, name)) != name:
+                raise ValueError(f"servers.{name}.remote_dir: {server.remote_dir!r} belongs to servers.{other}")
+            nested = [f for f in folders if f != server.remote_dir and f"{f}/".startswith(f"{server.remote_dir}/")
+                      or f"{server.remote_dir}/".startswith(f"{f}/") and f != server.remote_dir]
+            if nested:
+                raise ValueError(f"servers.{name}.remote_dir: {server.remote_dir!r} lies in or around {nested[0]!r}")
+        return self
+
+    def server(self, name: str) -> Server:
+        """Return one server's promises; InventoryError names those that exist."""
+        if name not in self.servers:
+            raise InventoryError(
+                f"server {name!r}: not in the inventory", f"servers: {', '.join(self.servers)}"
+            )
+        return self.servers[name]
+
+    def data_type(self, server: str, name: str) -> DataType:
+        """Return one data type's promise; InventoryError names those that exist."""
+        found = self.server(server).data_types.get(name)
+        if found is None:
+            raise InventoryError(
+                f"data type {name!r}: not protected on {server}",
+                f"data types of {server}: {', '.join(self.server(server).data_types)}",
+            )
+        return found
+
+    def signers_of(self, server: str) -> dict[str, str]:
+        """Return the public keys (base64) trusted for a server → the host each belongs to."""
+        settings = self.server(server)
+        return {
+            key: host for host in (settings.runs_on, *settings.formerly_on) for key in self.hosts[host].signers
+        }
+
+
+class _UniqueKeysLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where the stock loader keeps the last one silently."""
+
+
+def _mapping(loader: _UniqueKeysLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
+            raise InventoryError(f"line {key_node.start_mark.line + 1}: {key!r} is given twice", HINT)
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return dict(loader.construct_pairs(node, deep=deep))  # type: ignore[no-untyped-call]
+
+
+_UniqueKeysLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file in which no key is given twice; InventoryError with the line otherwise."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InventoryError(f"{path}: cannot be read: {error}", "set GX_INVENTORY, or start in the project") from None
+    try:
+        return yaml.load(text, Loader=_UniqueKeysLoader)  # noqa: S506 - a SafeLoader, only stricter
+    except InventoryError as error:
+        raise InventoryError(f"{path}: {error.message}", *error.hints) from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}:" if where else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InventoryError(f"{path}:{line} not valid YAML: {problem}", HINT) from None
+
+
+def load(path: Path | None = None) -> Inventory:
+    """
+    Read and validate the inventory (`GX_INVENTORY`, else deployments/inventory.yaml).
+
+    Raises: InventoryError, one line with the path in the file of the first fault.
+    """
+    path = path or Path(os.environ.get("GX_INVENTORY") or DEFAULT_PATH)
+    document = read_yaml(path)
+    if not isinstance(document, dict):
+        raise InventoryError(f"{path}: expected a mapping, seen {type(document).__name__}", HINT)
+    try:
+        return Inventory.model_validate(document)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False, include_context=False)
+        where = _where(first["loc"], document)
+        message = re.sub(r"^(Value error|Assertion failed), ", "", first["msg"])
+        seen = "" if isinstance(first["input"], dict | list) else f", seen {first['input']!r}"
+        if first["type"] == "extra_forbidden":
+            message, seen = "unknown key", ""
+        more = f" (and {len(others)} more)" if others else ""
+        text = f"{path}: {where}: {message}{seen}{more}" if where else f"{path}: {message}{more}"
+        raise InventoryError(text, HINT) from None
+
+
+def _where(location: tuple[int | str, ...], document: Any) -> str:
+    """Spell a fault's path without the tag names that a union of sources adds to it."""
+    steps: list[str] = []
+    here = document
+    for position, step in enumerate(location):
+        last = position == len(location) - 1
+        if isinstance(here, dict) and step not in here and not last:
+            continue
+        steps.append(f"[{step}]" if isinstance(step, int) else str(step))
+        here = here.get(step) if isinstance(here, dict) else here[step] if isinstance(here, list) and isinstance(step, int) and step < len(here) else None
+    return ".".join(steps).replace(".[", "[")

@@ -1,0 +1,12 @@
+"""The closed list of source kinds: the table of contents of what can be captured."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gxbackup.sources.directory import Directory
+from gxbackup.sources.docker_state import DockerState
+
+AnySource = Annotated[Directory | DockerState, Field(discriminator="kind")]
