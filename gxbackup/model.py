@@ -12,15 +12,21 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 SCHEMA_VERSION = 1
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SnapshotId = Annotated[str, StringConstraints(pattern=r"^\d{8}_\d{6}$")]
-RelativePath = Annotated[
-    str, StringConstraints(pattern=r"^(?!/)(?!.*(?:^|/)\.\.?(?:/|$))[^\x00-\x1f\\]+$", max_length=512)
-]
+
+
+def _relative(path: str) -> str:
+    if any(step in ("", ".", "..") for step in path.split("/")) or "\\" in path or any(ord(c) < 32 for c in path):
+        raise ValueError("expected a relative path without '.', '..', empty steps or control characters")
+    return path
+
+
+RelativePath = Annotated[str, StringConstraints(max_length=512), AfterValidator(_relative)]
 Evidence = dict[str, JsonValue]
 
 

@@ -8,37 +8,11 @@ file here, one name in `sources/__init__.py`, one inventory entry and one test; 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 from gxbackup.adapters.host import Host
-from gxbackup.model import Capture, Evidence, Frozen
-
-
-@dataclass(frozen=True)
-class StreamEnd:
-    """What a stream says once its last byte was read and its producer ended well."""
-
-    evidence: Evidence = field(default_factory=dict)
-    shortfalls: tuple[str, ...] = ()
-
-
-@runtime_checkable
-class PlainStream(Protocol):
-    """The plain bytes of one capture, read once from the first to the last."""
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill as much of the buffer as there is, at least one byte; 0 at the end."""
-        ...
-
-    def finish(self) -> StreamEnd:
-        """
-        Wait for the producer and judge it, after readinto returned 0.
-
-        `shortfalls` name what it could not read although it went on: the artifact is kept, and the data type counts
-        as missing. Raises CollectError where what was read is not usable at all.
-        """
-        ...
+from gxbackup.model import Capture, Frozen
+from gxbackup.ports import PlainStream, StreamEnd
 
 
 class Source(Frozen):
@@ -59,3 +33,6 @@ class Source(Frozen):
     def open(self, host: Host, capture: Capture) -> AbstractContextManager[PlainStream]:
         """Open a capture for its one reading; leaving the block ends the producer, however it was left."""
         raise NotImplementedError
+
+
+__all__ = ["PlainStream", "Source", "StreamEnd"]
