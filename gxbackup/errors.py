@@ -42,9 +42,7 @@ class BackupError(Exception):
         return (_rebuild, (type(self), self.message, self.hints, self.retryable))
 
 
-def _rebuild(
-    kind: type[BackupError], message: str, hints: tuple[str, ...], retryable: bool
-) -> BackupError:
+def _rebuild(kind: type[BackupError], message: str, hints: tuple[str, ...], retryable: bool) -> BackupError:
     error = kind.__new__(kind)
     BackupError.__init__(error, message, *hints, retryable=retryable)
     return error

@@ -120,18 +120,16 @@ class Inventory(Frozen):
                     raise ValueError(f"servers.{name}: host {host!r} is not under hosts ({', '.join(self.hosts)})")
             if (other := folders.setdefault(server.remote_dir, name)) != name:
                 raise ValueError(f"servers.{name}.remote_dir: {server.remote_dir!r} belongs to servers.{other}")
-            nested = [f for f in folders if f != server.remote_dir and f"{f}/".startswith(f"{server.remote_dir}/")
-                      or f"{server.remote_dir}/".startswith(f"{f}/") and f != server.remote_dir]
-            if nested:
-                raise ValueError(f"servers.{name}.remote_dir: {server.remote_dir!r} lies in or around {nested[0]!r}")
+            for folder in folders:
+                inner, outer = sorted((f"{folder}/", f"{server.remote_dir}/"), key=len, reverse=True)
+                if inner != outer and inner.startswith(outer):
+                    raise ValueError(f"servers.{name}.remote_dir: {server.remote_dir!r} lies in or around {folder!r}")
         return self
 
     def server(self, name: str) -> Server:
         """Return one server's promises; InventoryError names those that exist."""
         if name not in self.servers:
-            raise InventoryError(
-                f"server {name!r}: not in the inventory", f"servers: {', '.join(self.servers)}"
-            )
+            raise InventoryError(f"server {name!r}: not in the inventory", f"servers: {', '.join(self.servers)}")
         return self.servers[name]
 
     def data_type(self, server: str, name: str) -> DataType:
@@ -147,9 +145,7 @@ class Inventory(Frozen):
     def signers_of(self, server: str) -> dict[str, str]:
         """Return the public keys (base64) trusted for a server → the host each belongs to."""
         settings = self.server(server)
-        return {
-            key: host for host in (settings.runs_on, *settings.formerly_on) for key in self.hosts[host].signers
-        }
+        return {key: host for host in (settings.runs_on, *settings.formerly_on) for key in self.hosts[host].signers}
 
 
 class _UniqueKeysLoader(yaml.SafeLoader):
@@ -159,12 +155,12 @@ class _UniqueKeysLoader(yaml.SafeLoader):
 def _mapping(loader: _UniqueKeysLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
             raise InventoryError(f"line {key_node.start_mark.line + 1}: {key!r} is given twice", HINT)
         seen.add(key)
     loader.flatten_mapping(node)
-    return dict(loader.construct_pairs(node, deep=deep))  # type: ignore[no-untyped-call]
+    return dict(loader.construct_pairs(node, deep=deep))
 
 
 _UniqueKeysLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -220,5 +216,12 @@ def _where(location: tuple[int | str, ...], document: Any) -> str:
         if isinstance(here, dict) and step not in here and not last:
             continue
         steps.append(f"[{step}]" if isinstance(step, int) else str(step))
-        here = here.get(step) if isinstance(here, dict) else here[step] if isinstance(here, list) and isinstance(step, int) and step < len(here) else None
+        here = _below(here, step)
     return ".".join(steps).replace(".[", "[")
+
+
+def _below(here: Any, step: int | str) -> Any:
+    """Return what lies at one step of a path in a document, None where nothing does."""
+    if isinstance(here, dict):
+        return here.get(step)
+    return here[step] if isinstance(here, list) and isinstance(step, int) and step < len(here) else None

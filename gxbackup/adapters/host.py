@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
 
 from gxbackup.adapters import process
 from gxbackup.adapters.containers import Containers
@@ -19,15 +18,24 @@ class Host:
     containers: Containers
 
     def run(
-        self, argv: Sequence[str | Path], *, timeout_seconds: float, check: bool = True,
+        self,
+        argv: Sequence[str | Path],
+        *,
+        timeout_seconds: float,
+        check: bool = True,
         env: Mapping[str, str] | None = None,
     ) -> process.Completed:
         """Run a command on this host; see `process.run`."""
         return process.run(argv, timeout_seconds=timeout_seconds, check=check, env=env)
 
     def start(
-        self, argv: Sequence[str | Path], *, stdout: process.Stream = None, stderr: process.Stream = None,
-        stdin: process.Stream = None, env: Mapping[str, str] | None = None,
-    ) -> AbstractContextManager[Popen[bytes]]:
+        self,
+        argv: Sequence[str | Path],
+        *,
+        stdout: process.Stream = None,
+        stderr: process.Stream = None,
+        stdin: process.Stream = None,
+        env: Mapping[str, str] | None = None,
+    ) -> AbstractContextManager[process.Child]:
         """Start a command on this host; see `process.start`."""
         return process.start(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env)

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,7 @@ from gxbackup.errors import CommandError, SetupError
 STDERR_TAIL_BYTES = 8192
 PASSED_ON = ("PATH", "HOME", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 Stream = int | IO[bytes] | None
+Child = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,12 @@ def run(
     """
     words = tuple(str(word) for word in argv)
     with start(
-        words, env=env, cwd=cwd, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        words,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as child:
         try:
             out, err = child.communicate(stdin, timeout=timeout_seconds)
@@ -98,7 +103,7 @@ def start(
     stderr: Stream = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Child]:
     """
     Start a command in a process group of its own; leaving the block ends it, with all its children, if it still runs.
 
@@ -109,7 +114,13 @@ def start(
     setpriv = find_program("setpriv", "install the Debian package util-linux")
     child = subprocess.Popen(
         [setpriv, "--pdeathsig", "KILL", "--", *words],
-        stdin=stdin, stdout=stdout, stderr=stderr, env=environment(env), cwd=cwd, bufsize=0, process_group=0,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment(env),
+        cwd=cwd,
+        bufsize=0,
+        process_group=0,
     )
     try:
         yield child
@@ -120,15 +131,13 @@ def start(
                 pipe.close()
 
 
-def end(child: subprocess.Popen[bytes], grace_seconds: float = 5) -> None:
+def end(child: Child, grace_seconds: float = 5) -> None:
     """End a child and its process group: politely, then not; return once it is gone."""
     if child.poll() is not None:
         return
     for number, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, None)):
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(child.pid, number)
-        except ProcessLookupError:
-            pass
         try:
             child.wait(patience)
             return
