@@ -1,0 +1,176 @@
+"""
+The snapshots that a remote holds, read from their manifests; and the manifest of a new one, put there last.
+
+A snapshot exists if and only if its manifest does. Nothing here deletes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
+
+from gxbackup import layout, signing
+from gxbackup.adapters.rclone import Remote
+from gxbackup.errors import IntegrityError
+from gxbackup.inventory import Inventory
+from gxbackup.model import Catalog, HeldSnapshot, Leftover, Manifest, Rejected
+
+MANIFEST_LIMIT_BYTES = 64 * 1024**2
+
+
+def load(remote: Remote, inventory: Inventory, server: str, scratch: Path) -> Catalog:
+    """
+    List one server's folder on the remote and judge every snapshot in it.
+
+    `scratch` is a private directory for the downloaded manifests; they are removed again. A snapshot whose manifest
+    is unsigned, edited, unreadable or of another server is listed under `rejected` with why.
+
+    Raises: RemoteError where the listing is not complete: a catalog is whole or there is none.
+    """
+    remote_dir = inventory.server(server).remote_dir
+    signers = inventory.signers_of(server)
+    folders: dict[str, dict[str, int]] = defaultdict(dict)
+    strangers: list[str] = []
+    for file in remote.list_files(remote_dir):
+        snapshot, _, path = file.path.partition("/")
+        if path and layout.is_snapshot_id(snapshot):
+            folders[snapshot][path] = file.size_bytes
+        else:
+            strangers.append(file.path)
+    held: list[HeldSnapshot] = []
+    leftovers: list[Leftover] = []
+    rejected: list[Rejected] = []
+    with tempfile.TemporaryDirectory(prefix="manifests-", dir=scratch) as folder:
+        stored = _fetch(remote, remote_dir, folders, Path(folder))
+        for snapshot, files in sorted(folders.items()):
+            if layout.MANIFEST not in files:
+                leftovers.append(Leftover(snapshot=snapshot, files=files))
+                continue
+            try:
+                manifest, sha256 = _read(stored / snapshot, server, snapshot, signers)
+            except IntegrityError as error:
+                rejected.append(Rejected(snapshot=snapshot, reason=error.message, files=files))
+                continue
+            held.append(
+                HeldSnapshot(
+                    server=server, remote_dir=remote_dir, manifest=manifest, manifest_sha256=sha256, files=files
+                )
+            )
+            named = {layout.MANIFEST, layout.SIGNATURE, layout.RECOVER_PAGE}
+            named.update(part.path for artifact in manifest.artifacts for part in artifact.parts)
+            strangers.extend(f"{snapshot}/{path}" for path in files if path not in named)
+    return Catalog(
+        server=server,
+        remote_dir=remote_dir,
+        snapshots=tuple(held),
+        leftovers=tuple(leftovers),
+        rejected=tuple(rejected),
+        strangers=tuple(sorted(strangers)),
+    )
+
+
+def chain_faults(catalog: Catalog, inventory: Inventory, last_written: tuple[str, str] | None = None) -> list[str]:
+    """
+    Tell where the past does not fit together: one line for each removed, edited or rolled-back manifest.
+
+    Each manifest names the one before it and its sha256. One that is gone is no fault once the shortest promise of its
+    server has run out (it was pruned); `last_written` is what this host itself wrote last.
+    """
+    faults: list[str] = []
+    known = {held.snapshot: held for held in catalog.snapshots}
+    newest = catalog.newest()
+    days = min(data_type.keep_days for data_type in inventory.server(catalog.server).data_types.values())
+    for held in catalog.snapshots:
+        previous = held.manifest.previous
+        if previous is None:
+            continue
+        if (before := known.get(previous.snapshot)) is not None:
+            if before.manifest_sha256 != previous.sha256:
+                faults.append(f"{previous.snapshot}: its manifest is not the one that {held.snapshot} was built on")
+        elif newest and layout.snapshot_time(newest.snapshot) - layout.snapshot_time(previous.snapshot) < timedelta(
+            days=days
+        ):
+            faults.append(f"{previous.snapshot}: removed before its time ({held.snapshot} was built on it)")
+    if last_written is not None:
+        snapshot, sha256 = last_written
+        if snapshot not in known:
+            if newest is None or newest.snapshot < snapshot:
+                faults.append(f"{snapshot}: this host wrote it last, and the remote no longer holds it")
+        elif known[snapshot].manifest_sha256 != sha256:
+            faults.append(f"{snapshot}: this host wrote it last, and the remote holds another manifest")
+    return faults
+
+
+def publish(remote: Remote, manifest: Manifest, recover_page: str, key: Ed25519PrivateKey, remote_dir: str, area: Path) -> str:
+    """
+    Put RECOVER.md, the signature and, last of all, the manifest of a proven snapshot on the remote; read it back.
+
+    Returns the sha256 of the manifest as stored. Until the manifest is there, the snapshot does not exist.
+
+    Raises: RemoteError, IntegrityError where the remote gives back something else.
+    """
+    body = manifest.encoded()
+    files = {
+        layout.RECOVER_PAGE: recover_page.encode(),
+        layout.SIGNATURE: signing.sign(key, body),
+        layout.MANIFEST: body,
+    }
+    for name, content in files.items():
+        (area / name).write_bytes(content)
+    to = layout.in_snapshot(remote_dir, manifest.snapshot)
+    remote.upload(area, [layout.RECOVER_PAGE, layout.SIGNATURE], to, replace_unequal=True)
+    remote.upload(area, [layout.MANIFEST], to)
+    stored = remote.sha256_many(to, list(files))
+    for name, content in files.items():
+        if stored.get(name) != hashlib.sha256(content).hexdigest():
+            raise IntegrityError(
+                f"{to}/{name}: expected sha256 {hashlib.sha256(content).hexdigest()}, seen {stored.get(name, 'no file')}",
+                "is another program writing to this remote?",
+                retryable=True,
+            )
+    return manifest.sha256()
+
+
+def _fetch(remote: Remote, remote_dir: str, folders: Mapping[str, Mapping[str, int]], to: Path) -> Path:
+    """Download every manifest and signature in one go, as far as they are of a believable size."""
+    names = [
+        f"{snapshot}/{name}"
+        for snapshot, files in folders.items()
+        for name in (layout.MANIFEST, layout.SIGNATURE)
+        if files.get(name, MANIFEST_LIMIT_BYTES + 1) <= MANIFEST_LIMIT_BYTES
+    ]
+    if names:
+        remote.download(remote_dir, names, to)
+    return to
+
+
+def _read(folder: Path, server: str, snapshot: str, signers: Mapping[str, str]) -> tuple[Manifest, str]:
+    name = f"{snapshot}/{layout.MANIFEST}"
+    try:
+        body = (folder / layout.MANIFEST).read_bytes()
+    except FileNotFoundError:
+        raise IntegrityError(f"{name}: not of a believable size") from None
+    try:
+        signature = (folder / layout.SIGNATURE).read_bytes()
+    except FileNotFoundError:
+        raise IntegrityError(f"{name}: not signed: {layout.SIGNATURE} is missing") from None
+    host = signing.check(body, signature, signers, name)
+    try:
+        manifest = Manifest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise IntegrityError(f"{name}: not a manifest of this version: {where}: {first['msg']}") from None
+    if (manifest.server, manifest.snapshot, manifest.host) != (server, snapshot, host):
+        raise IntegrityError(
+            f"{name}: expected server {server}, snapshot {snapshot}, host {host}, "
+            f"seen {manifest.server}, {manifest.snapshot}, {manifest.host}"
+        )
+    return manifest, hashlib.sha256(body).hexdigest()

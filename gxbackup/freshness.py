@@ -1,0 +1,73 @@
+"""
+How old the newest good copy of each data type is, and which data types a run should capture. Pure: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from gxbackup import layout
+from gxbackup.errors import InventoryError
+from gxbackup.inventory import Inventory
+from gxbackup.model import Artifact, Catalog, HeldSnapshot
+
+DAILY_HOURS = 24
+SUNDAY = 6
+# A weekly data type taken on a weekday moves to Sunday at the first Sunday on which it is at least this old.
+SUNDAY_MINIMUM_AGE = timedelta(hours=20)
+
+
+def artifact_is_held(catalog: Catalog, held: HeldSnapshot, artifact: Artifact) -> bool:
+    """Tell whether an artifact's stored files lie on the remote, in its own folder or in the one that `held_in` names."""
+    if artifact.held_in is None:
+        return held.holds(artifact)
+    where = catalog.find(artifact.held_in)
+    return where is not None and where.holds(artifact)
+
+
+def good_copies(catalog: Catalog, data_type: str) -> tuple[HeldSnapshot, ...]:
+    """Return the snapshots that hold all of a data type with its bytes on the remote, newest first."""
+    return tuple(
+        held
+        for held in reversed(catalog.snapshots)
+        if held.manifest.has_good(data_type)
+        and all(artifact_is_held(catalog, held, artifact) for artifact in held.manifest.of(data_type))
+    )
+
+
+def due(
+    catalog: Catalog, inventory: Inventory, server: str, now: datetime, only: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """
+    Return the data types that a daily run of a server captures now, in the inventory's order.
+
+    All with an RPO of a day or less. A longer one on Sunday, or on any day on which waiting for the next run would
+    break its RPO (so a missed Sunday is made up for on Monday). `only` names exactly what is captured.
+
+    Raises: InventoryError where `only` names something that is not protected.
+
+    Source: design, "Prefect": hosts daily with the weekly data types on Sunday.
+    """
+    promised = inventory.server(server).data_types
+    if only is not None:
+        if not only:
+            raise InventoryError("only: expected at least one data type, seen an empty list", "leave it out for all")
+        for name in only:
+            inventory.data_type(server, name)
+        return tuple(name for name in promised if name in only)
+    return tuple(
+        name for name, promise in promised.items() if _is_due(catalog, name, promise.rpo_hours, now)
+    )
+
+
+def _is_due(catalog: Catalog, name: str, rpo_hours: float, now: datetime) -> bool:
+    if rpo_hours <= DAILY_HOURS:
+        return True
+    good = good_copies(catalog, name)
+    if not good:
+        return True
+    age = now - layout.snapshot_time(good[0].snapshot)
+    if now.weekday() == SUNDAY and age >= SUNDAY_MINIMUM_AGE:
+        return True
+    return age + timedelta(hours=DAILY_HOURS) > timedelta(hours=rpo_hours)

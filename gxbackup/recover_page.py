@@ -1,0 +1,129 @@
+"""
+`RECOVER.md`: how to get this snapshot back with rclone, age, zstd, tar and the database's own client. Pure text.
+
+A test follows the page literally; every fenced block is one that runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from gxbackup import layout
+from gxbackup.model import Artifact, Manifest
+
+_HEAD = """\
+# Get back {server} {snapshot}
+
+Everything here needs only rclone, age, zstd, GNU tar and coreutils; nothing of GX backup.
+Captured by host {host}, {started} to {finished} UTC. {state}
+
+Set these three first: the folder that holds this page (any rclone remote), the age identity, an empty work folder.
+
+```sh
+REMOTE="${{REMOTE:-{remote}}}"
+IDENTITY="${{IDENTITY:-/root/gx-recovery.txt}}"
+WORK="${{WORK:-/root/gx-recovered}}"
+```
+
+## 1 Fetch and check
+
+```sh
+set -eu
+umask 077
+mkdir -p "$WORK"
+cd "$WORK"
+rclone copy "$REMOTE/{folder}" sealed
+{fetch_others}cd sealed
+sha256sum --check <<'SUMS'
+{sums}
+SUMS
+```
+
+Stop if a line does not say OK: that file is damaged; take an older snapshot for it.
+
+## 2 Open and unpack
+"""
+
+_OPEN = """
+### {data_type}: {path}
+
+{about}
+
+```sh
+cd "$WORK"
+mkdir -p plain/{folder}
+cat {parts} | age --decrypt --identity "$IDENTITY" | zstd --decompress --quiet > {plain}
+echo {plain_sum} | sha256sum --check
+{apply}
+```
+"""
+
+
+def recover_page(manifest: Manifest, remote: str, remote_dir: str) -> str:
+    """
+    Spell the exact commands for one snapshot, in order, with its file names and checksums.
+
+    Source: design, "The promise" 3: recoverable with nothing of ours.
+    """
+    folder = layout.in_snapshot(remote_dir, manifest.snapshot)
+    sums = "\n".join(
+        f"{part.sha256}  {_stored(artifact, part.path)}" for artifact in manifest.artifacts for part in artifact.parts
+    )
+    elsewhere = sorted({artifact.held_in for artifact in manifest.artifacts if artifact.held_in})
+    others = "".join(
+        f'rclone copy "$REMOTE/{layout.in_snapshot(remote_dir, other)}" {shlex.quote(f"sealed/.held/{other}")}\n'
+        for other in elsewhere
+    )
+    missing = "\n".join(f"- **{gap.data_type}** is missing or not whole: {gap.reason}" for gap in manifest.missing)
+    head = _HEAD.format(
+        server=manifest.server,
+        snapshot=manifest.snapshot,
+        host=manifest.host,
+        started=f"{manifest.started_at:%Y-%m-%d %H:%M:%S}",
+        finished=f"{manifest.finished_at:%Y-%m-%d %H:%M:%S}",
+        state="It is complete." if manifest.complete else f"It is NOT complete:\n\n{missing}",
+        remote=remote,
+        folder=folder,
+        fetch_others=others,
+        sums=sums,
+    )
+    return head + "".join(_section(artifact) for artifact in manifest.artifacts)
+
+
+def _stored(artifact: Artifact, path: str) -> str:
+    return f".held/{artifact.held_in}/{path}" if artifact.held_in else path
+
+
+def _section(artifact: Artifact) -> str:
+    plain = f"plain/{artifact.path.removesuffix(layout.SEALED_SUFFIX)}"
+    about, apply = _APPLY.get(PurePosixPath(plain).suffix, _read_it)(artifact, plain)
+    return _OPEN.format(
+        data_type=artifact.data_type,
+        path=artifact.path,
+        about=about,
+        folder=shlex.quote(str(PurePosixPath(plain).parent.relative_to("plain"))),
+        parts=" ".join(shlex.quote(f"sealed/{_stored(artifact, part.path)}") for part in artifact.parts),
+        plain=shlex.quote(plain),
+        plain_sum=shlex.quote(f"{artifact.plain_sha256}  {plain}"),
+        apply=apply,
+    )
+
+
+def _unpack(artifact: Artifact, plain: str) -> tuple[str, str]:
+    root = artifact.settings.get("root", "/")
+    target = f"tree/{artifact.data_type}"
+    return (
+        f"A file tree; it came from `{root}`. Look at it in `{target}` first, then move what you need to its place.",
+        f"mkdir -p {shlex.quote(target)}\n"
+        f"tar --extract --preserve-permissions --same-owner --numeric-owner --acls --xattrs --xattrs-include='*' "
+        f"--file {shlex.quote(plain)} --directory {shlex.quote(target)}",
+    )
+
+
+def _read_it(artifact: Artifact, plain: str) -> tuple[str, str]:
+    return "To be read by people, one object a line.", f"ls -l {shlex.quote(plain)}"
+
+
+_APPLY: dict[str, Callable[[Artifact, str], tuple[str, str]]] = {".tar": _unpack}

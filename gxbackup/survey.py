@@ -1,0 +1,131 @@
+"""
+The look around before a backup: is everything there that it needs, what is due, what came before. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from gxbackup import __version__, catalog, freshness, layout, sealing, signing
+from gxbackup.adapters import process
+from gxbackup.adapters.rclone import Remote
+from gxbackup.errors import SetupError
+from gxbackup.inventory import Inventory
+from gxbackup.model import Catalog, Frozen, Manifest, Previous
+from gxbackup.staging import staging_root
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+
+
+class Survey(Frozen):
+    """What a backup knows before it reads the first byte."""
+
+    server: str
+    host: str
+    remote_dir: str
+    snapshot: str
+    started_at: datetime
+    due: tuple[str, ...]
+    previous: Previous | None
+    faults: tuple[str, ...]
+    last_sealed_bytes: dict[str, int]
+    tools: dict[str, str]
+
+
+def survey(
+    inventory: Inventory, server: str, remote: Remote, area: Path, now: datetime, only: Sequence[str] | None = None
+) -> Survey:
+    """
+    Check keys, recipients, remote and clock, read the catalog, and name what is due and the new snapshot's id.
+
+    Raises: InventoryError, SealingError, SetupError (key, clock, program), RemoteError: nothing was touched.
+    """
+    settings = inventory.server(server)
+    sealing.check_recipients(inventory.recipients.required())
+    key = signing.load_key(signing.key_file())
+    host = signing.host_of(key, inventory.signers_of(server), settings.runs_on)
+    held = catalog.load(remote, inventory, server, area)
+    faults = [f"{bad.snapshot}: {bad.reason}" for bad in held.rejected]
+    faults += catalog.chain_faults(held, inventory, last_written(inventory, server))
+    newest = held.newest()
+    return Survey(
+        server=server,
+        host=host,
+        remote_dir=settings.remote_dir,
+        snapshot=_new_id(held, now),
+        started_at=now,
+        due=freshness.due(held, inventory, server, now, only),
+        previous=Previous(snapshot=newest.snapshot, sha256=newest.manifest_sha256) if newest else None,
+        faults=tuple(faults),
+        last_sealed_bytes=_last_sizes(held),
+        tools=_tools(),
+    )
+
+
+def check_clock(now: datetime, other: datetime, whose: str) -> None:
+    """Raise SetupError where this host's clock and another's differ by more than five minutes."""
+    if abs(now - other) > CLOCK_TOLERANCE:
+        raise SetupError(
+            f"clock: expected within 5 minutes of {whose}, {other:%Y-%m-%d %H:%M:%S} UTC, "
+            f"seen {now:%Y-%m-%d %H:%M:%S} UTC",
+            "is time synchronisation running? `timedatectl` tells; snapshots are named and kept by the clock",
+        )
+
+
+def last_written(inventory: Inventory, server: str) -> tuple[str, str] | None:
+    """Return id and sha256 of the manifest that this host put on this remote last, or None."""
+    try:
+        stored = json.loads(_memory(inventory, server).read_text(encoding="utf-8"))
+        return str(stored["snapshot"]), str(stored["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember(inventory: Inventory, manifest: Manifest, sha256: str) -> None:
+    """Keep what this host wrote last, so that a remote that was rolled back shows."""
+    file = _memory(inventory, manifest.server)
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps({"snapshot": manifest.snapshot, "sha256": sha256}), encoding="utf-8")
+    os.replace(fresh, file)
+
+
+def _memory(inventory: Inventory, server: str) -> Path:
+    key = hashlib.sha256(inventory.remote.path.encode()).hexdigest()[:12]
+    return staging_root() / "last-written" / f"{server}-{key}.json"
+
+
+def _new_id(held: Catalog, now: datetime) -> str:
+    """Return an id that is newer than all there is, or say that the clock cannot be right."""
+    taken = [*(s.snapshot for s in held.snapshots), *(s.snapshot for s in held.leftovers), *(s.snapshot for s in held.rejected)]
+    if not taken:
+        return layout.snapshot_id(now)
+    newest = layout.snapshot_time(max(taken))
+    if newest > now + timedelta(seconds=1):
+        raise SetupError(
+            f"clock: expected later than the newest snapshot, {newest:%Y-%m-%d %H:%M:%S} UTC, "
+            f"seen {now:%Y-%m-%d %H:%M:%S} UTC",
+            "is this host's clock slow, or was the other one fast? `timedatectl` tells",
+        )
+    return layout.snapshot_id(max(now, newest + timedelta(seconds=1)))
+
+
+def _last_sizes(held: Catalog) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for snapshot in held.snapshots:
+        for artifact in snapshot.manifest.artifacts:
+            sizes[artifact.path] = artifact.sealed_size_bytes
+    return sizes
+
+
+def _tools() -> dict[str, str]:
+    versions = {"gx-backup": __version__}
+    for name in ("age", "tar"):
+        done = process.run([name, "--version"], timeout_seconds=30)
+        versions[name] = done.stdout.decode().splitlines()[0].removeprefix("tar (GNU tar) ")
+    return versions
