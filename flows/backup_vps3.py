@@ -1,0 +1,27 @@
+"""The backup of host vps3 of MainNet."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.command_line import run
+from flows.recipes import back_up
+
+
+@flow(flow_run_name="backup vps3")
+def backup_vps3(only: list[str] | None = None) -> str:
+    """
+    Back up host vps3 of MainNet to the remote.
+
+    Protects: Compose configuration, Docker state, K3s configuration, keys and /etc of vps3; the weekly ones on Sunday.
+    Promise:  at most 24 h lost (weekly data types 168 h); kept 30 to 90 days by data type.
+    Restore:  docs/runbooks/restore-host-config.md
+
+    Args:
+        only: these data types and no others, whether they are due or not; all that are due by default
+    """
+    return back_up("vps3", only)
+
+
+if __name__ == "__main__":
+    run(backup_vps3)

@@ -1,0 +1,39 @@
+"""The composition root: binds the inventory to the remote, the staging directory and this host's programs."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from gxbackup import inventory as inventories
+from gxbackup.adapters.containers import Containers
+from gxbackup.adapters.host import Host
+from gxbackup.adapters.rclone import Remote
+from gxbackup.inventory import Inventory
+from gxbackup.sealing import check_identity
+from gxbackup.staging import staging_root
+
+
+@lru_cache(maxsize=1)
+def inventory() -> Inventory:
+    """Return the inventory of this process, read once (`GX_INVENTORY`)."""
+    return inventories.load()
+
+
+@lru_cache(maxsize=1)
+def remote() -> Remote:
+    """Return the remote that the inventory names."""
+    return Remote(inventory().remote, staging_root())
+
+
+@lru_cache(maxsize=1)
+def host() -> Host:
+    """Return this host as sources see it."""
+    return Host(containers=Containers())
+
+
+def identity_file() -> Path:
+    """Return the age identity that restores read (`GX_IDENTITY_FILE`); SetupError where there is none."""
+    named = os.environ.get("GX_IDENTITY_FILE")
+    return check_identity(Path(named) if named else None)

@@ -1,0 +1,39 @@
+"""The look around before a backup, as a task."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx
+from prefect import task
+from prefect.client.orchestration import get_client
+
+from gxbackup import clock
+from gxbackup import survey as surveys
+from gxbackup.survey import Survey
+from tasks import host
+from tasks.policy import BRIEF
+
+
+@task(task_run_name="survey {server}", **BRIEF)
+def survey(server: str, only: list[str] | None, area: Path) -> Survey:
+    """Check keys, recipients, remote and clock; read the catalog; say what is due."""
+    now = clock.now()
+    if (server_time := prefect_server_time()) is not None:
+        surveys.check_clock(now, server_time, "the Prefect server")
+    return surveys.survey(host.inventory(), server, host.remote(), area, now, only)
+
+
+def prefect_server_time() -> datetime | None:
+    """Return the Prefect server's clock, from the Date header of its health page; None where there is no server."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return None
+    try:
+        with get_client(sync_client=True) as client:
+            date = client._client.get("/health").headers.get("Date")  # noqa: SLF001 - the only way to its headers
+    except httpx.HTTPError:
+        return None  # a server that is away for a moment is no reason to stop a backup
+    return parsedate_to_datetime(date) if date else None
