@@ -1,0 +1,62 @@
+"""One measured piece of the bench, in a process of its own; prints one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+from gxbackup import checking, clock, layout, sealing
+from gxbackup.staging import staging_area
+from tasks import host
+
+
+def pipeline(server: str, name: str) -> dict[str, float]:
+    """Capture, seal, confirm, upload and verify one data type without Prefect: seconds, and memory over idle."""
+    inventory, remote = host.inventory(), host.remote()
+    promise = inventory.data_type(server, name)
+    folder, snapshot = inventory.server(server).remote_dir, layout.snapshot_id(clock.now())
+    idle_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    with staging_area("bench") as area:
+        for capture in promise.source.collect(host.host(), name):
+            path = layout.artifact_path(promise.folder_name(), name, capture.name)
+            with promise.source.open(host.host(), capture) as stream:
+                sealed = sealing.seal(
+                    stream, capture, path, area, inventory.recipients.required(), inventory.zstd_level,
+                    inventory.remote.part_size_bytes,
+                )  # fmt: skip
+            artifact = checking.confirm(sealed, area, promise)
+            names = [part.path for part in artifact.parts]
+            remote.upload(area, names, layout.in_snapshot(folder, snapshot), may_move=True,
+                          expected={part.path: (part.size_bytes, part.sha256) for part in artifact.parts})  # fmt: skip
+            checking.verify_on_remote(remote, folder, snapshot, [artifact])
+    seconds = time.perf_counter() - began
+    memory_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle_kib) / 1024
+    for name in names:  # a folder without a manifest would hold up the next run's id
+        remote.delete_file(layout.in_snapshot(folder, snapshot, name))
+    remote.remove_empty_folder(layout.in_snapshot(folder, snapshot))
+    return {"seconds": seconds, "memory_mib": memory_mib}
+
+
+def last_run_seconds(deployment: str) -> dict[str, float]:
+    """Ask the Prefect server how long the newest run of a deployment took, from pending (picked up) to its end."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        (run, *_) = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[deployment])),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1,
+        )  # fmt: skip
+        states = client.read_flow_run_states(run.id)
+    picked_up = min(state.timestamp for state in states if state.type.value == "PENDING")
+    ended = max(state.timestamp for state in states if state.is_final())
+    return {"seconds": (ended - picked_up).total_seconds()}
+
+
+if __name__ == "__main__":
+    measured = last_run_seconds(sys.argv[2]) if sys.argv[1] == "--last-run" else pipeline(sys.argv[1], sys.argv[2])
+    print(json.dumps(measured))
