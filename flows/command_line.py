@@ -34,7 +34,7 @@ def run(flow: Flow[..., Any]) -> None:
     try:
         flow(**values)
     except BackupError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(1)
     sys.exit(0)
 
@@ -49,11 +49,11 @@ def _parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
     for name, parameter in inspect.signature(flow.fn).parameters.items():
         option = f"--{name.replace('_', '-')}"
         hint = hints[name]
-        shown = {"dest": name, "help": f"default: {parameter.default}"}
+        shown: dict[str, Any] = {"dest": name, "help": f"default: {parameter.default}"}
         if typing.get_origin(hint) in (Union, types.UnionType):
             hint = next(choice for choice in typing.get_args(hint) if choice is not type(None))
         if parameter.default is inspect.Parameter.empty:
-            shown = {"dest": name, "required": True, "help": "required"}
+            shown: dict[str, Any] = {"dest": name, "required": True, "help": "required"}
         else:
             shown["default"] = parameter.default
         if hint is bool:
@@ -73,7 +73,7 @@ def _without_a_dead_server() -> None:
     if os.environ.get(_SERVERLESS) or (url and _answers(url)):
         return
     if url:
-        print(f"Prefect server {url} does not answer: running without one", file=sys.stderr)
+        sys.stderr.write(f"Prefect server {url} does not answer: running without one\n")
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     environment |= {
         _SERVERLESS: "1",
@@ -81,7 +81,7 @@ def _without_a_dead_server() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
         "PREFECT_API_URL": "",
     }
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - this very command
 
 
 def _answers(url: str) -> bool:

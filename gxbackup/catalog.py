@@ -108,7 +108,9 @@ def chain_faults(catalog: Catalog, inventory: Inventory, last_written: tuple[str
     return faults
 
 
-def publish(remote: Remote, manifest: Manifest, recover_page: str, key: Ed25519PrivateKey, remote_dir: str, area: Path) -> str:
+def publish(
+    remote: Remote, manifest: Manifest, recover_page: str, key: Ed25519PrivateKey, remote_dir: str, area: Path
+) -> str:
     """
     Put RECOVER.md, the signature and, last of all, the manifest of a proven snapshot on the remote; read it back.
 
@@ -131,7 +133,8 @@ def publish(remote: Remote, manifest: Manifest, recover_page: str, key: Ed25519P
     for name, content in files.items():
         if stored.get(name) != hashlib.sha256(content).hexdigest():
             raise IntegrityError(
-                f"{to}/{name}: expected sha256 {hashlib.sha256(content).hexdigest()}, seen {stored.get(name, 'no file')}",
+                f"{to}/{name}: expected sha256 {hashlib.sha256(content).hexdigest()}, "
+                f"seen {stored.get(name, 'no file')}",
                 "is another program writing to this remote?",
                 retryable=True,
             )

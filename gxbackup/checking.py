@@ -44,7 +44,9 @@ def require_equal(file: Path, part: Part) -> None:
     try:
         seen_size_bytes = file.stat().st_size
         with file.open("rb", buffering=0) as opened:
-            seen = hashlib.file_digest(opened, "sha256").hexdigest() if seen_size_bytes == part.size_bytes else "not read"
+            seen = (
+                hashlib.file_digest(opened, "sha256").hexdigest() if seen_size_bytes == part.size_bytes else "not read"
+            )
     except OSError as error:
         raise IntegrityError(f"{part.path}: cannot be read back: {error.strerror}", retryable=True) from None
     if (seen_size_bytes, seen) != (part.size_bytes, part.sha256):

@@ -19,7 +19,7 @@ SUNDAY_MINIMUM_AGE = timedelta(hours=20)
 
 
 def artifact_is_held(catalog: Catalog, held: HeldSnapshot, artifact: Artifact) -> bool:
-    """Tell whether an artifact's stored files lie on the remote, in its own folder or in the one that `held_in` names."""
+    """Tell whether an artifact's stored files lie on the remote, in its own folder or in that of `held_in`."""
     if artifact.held_in is None:
         return held.holds(artifact)
     where = catalog.find(artifact.held_in)
@@ -56,9 +56,7 @@ def due(
         for name in only:
             inventory.data_type(server, name)
         return tuple(name for name in promised if name in only)
-    return tuple(
-        name for name, promise in promised.items() if _is_due(catalog, name, promise.rpo_hours, now)
-    )
+    return tuple(name for name, promise in promised.items() if _is_due(catalog, name, promise.rpo_hours, now))
 
 
 def _is_due(catalog: Catalog, name: str, rpo_hours: float, now: datetime) -> bool:

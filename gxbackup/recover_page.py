@@ -114,15 +114,14 @@ def _section(artifact: Artifact) -> str:
 def _unpack(artifact: Artifact, plain: str) -> tuple[str, str]:
     root = artifact.settings.get("root", "/")
     target = f"tree/{artifact.data_type}"
-    return (
-        f"A file tree; it came from `{root}`. Look at it in `{target}` first, then move what you need to its place.",
-        f"mkdir -p {shlex.quote(target)}\n"
-        f"tar --extract --preserve-permissions --same-owner --numeric-owner --acls --xattrs --xattrs-include='*' "
-        f"--file {shlex.quote(plain)} --directory {shlex.quote(target)}",
+    about = f"A file tree; it came from `{root}`. Look at it in `{target}` first, then move what you need to its place."
+    unpack = "tar --extract --preserve-permissions --same-owner --numeric-owner --acls --xattrs --xattrs-include='*'"
+    return about, (
+        f"mkdir -p {shlex.quote(target)}\n{unpack} --file {shlex.quote(plain)} --directory {shlex.quote(target)}"
     )
 
 
-def _read_it(artifact: Artifact, plain: str) -> tuple[str, str]:
+def _read_it(_artifact: Artifact, plain: str) -> tuple[str, str]:
     return "To be read by people, one object a line.", f"ls -l {shlex.quote(plain)}"
 
 

@@ -73,9 +73,7 @@ def choose(catalog: Catalog, data_type: str, snapshot: str, now: datetime) -> Ch
     )
 
 
-def fetch(
-    remote: Remote, chosen: Chosen, area: Path, progress: Callable[[Progress], None] | None = None
-) -> None:
+def fetch(remote: Remote, chosen: Chosen, area: Path, progress: Callable[[Progress], None] | None = None) -> None:
     """
     Download the sealed files of a choice into a staging area and check size and sha256 of each.
 
@@ -95,9 +93,7 @@ def sealed_files(artifact: Artifact, area: Path) -> Sequence[Path]:
     return [area / part.path for part in artifact.parts]
 
 
-def _named(
-    catalog: Catalog, data_type: str, snapshot: str, good: Sequence[HeldSnapshot]
-) -> HeldSnapshot:
+def _named(catalog: Catalog, data_type: str, snapshot: str, good: Sequence[HeldSnapshot]) -> HeldSnapshot:
     for held in good:
         if held.snapshot == snapshot:
             return held
@@ -118,7 +114,9 @@ def _why(held: HeldSnapshot, data_type: str) -> str:
     for gap in held.manifest.missing:
         if gap.data_type == data_type:
             return gap.reason
-    gone = [artifact.path for artifact in held.manifest.of(data_type) if not held.holds(artifact) and not artifact.held_in]
+    gone = [
+        artifact.path for artifact in held.manifest.of(data_type) if not held.holds(artifact) and not artifact.held_in
+    ]
     return f"{gone[0]} is not on the remote (pruned, or lost)" if gone else ""
 
 

@@ -20,6 +20,7 @@ import zstandard
 
 from gxbackup import layout
 from gxbackup.adapters import process
+from gxbackup.adapters.process import Child
 from gxbackup.errors import CollectError, EmptyArtifactError, IntegrityError, SealingError, SetupError, StagingError
 from gxbackup.model import Artifact, Capture, Part, SealedFile
 from gxbackup.ports import PlainStream
@@ -69,7 +70,9 @@ def seal(
     try:
         with process.start(
             ["age", *_recipient_words(recipients)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as age:
             assert age.stdin and age.stdout and age.stderr
             compressor = zstandard.ZstdCompressor(
@@ -137,7 +140,9 @@ def unseal(artifact: Artifact, files: Sequence[Path], identity_file: Path) -> It
     try:
         with process.start(
             ["age", "--decrypt", "--identity", identity_file],
-            stdin=read_end, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=read_end,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as age:
             os.close(read_end)
             read_end = -1
@@ -163,7 +168,7 @@ def check_identity(identity_file: Path | None) -> Path:
     return identity_file
 
 
-def _opened(artifact: Artifact, age: subprocess.Popen[bytes]) -> Iterator[bytes]:
+def _opened(artifact: Artifact, age: Child) -> Iterator[bytes]:
     assert age.stdout and age.stderr
     digest = hashlib.sha256()
     size_bytes = 0

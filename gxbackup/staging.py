@@ -108,7 +108,7 @@ def _filesystem(path: Path) -> str:
     """Return the type of the filesystem that a path lies on, by the longest mount point above it."""
     real = os.path.realpath(path)
     best, kind = "", "unknown"
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+    with Path("/proc/self/mounts").open(encoding="utf-8", errors="surrogateescape") as mounts:
         for line in mounts:
             _, point, found, *_ = line.split(" ")
             point = point.encode().decode("unicode_escape") if "\\" in point else point

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -92,7 +91,7 @@ def remember(inventory: Inventory, manifest: Manifest, sha256: str) -> None:
     file.parent.mkdir(mode=0o700, exist_ok=True)
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps({"snapshot": manifest.snapshot, "sha256": sha256}), encoding="utf-8")
-    os.replace(fresh, file)
+    fresh.replace(file)
 
 
 def _memory(inventory: Inventory, server: str) -> Path:
@@ -102,7 +101,11 @@ def _memory(inventory: Inventory, server: str) -> Path:
 
 def _new_id(held: Catalog, now: datetime) -> str:
     """Return an id that is newer than all there is, or say that the clock cannot be right."""
-    taken = [*(s.snapshot for s in held.snapshots), *(s.snapshot for s in held.leftovers), *(s.snapshot for s in held.rejected)]
+    taken = [
+        *(s.snapshot for s in held.snapshots),
+        *(s.snapshot for s in held.leftovers),
+        *(s.snapshot for s in held.rejected),
+    ]
     if not taken:
         return layout.snapshot_id(now)
     newest = layout.snapshot_time(max(taken))

@@ -81,7 +81,11 @@ class Competitors:
                            stdout=subprocess.PIPE).stdout.strip()
             for name in ("recovery", "rehearsal")
         ]  # fmt: skip
-        self.password = {"RESTIC_PASSWORD": KEY, "BORG_PASSPHRASE": KEY, "RCLONE_CONFIG": str(place.root / "rclone.conf")}
+        self.password = {
+            "RESTIC_PASSWORD": KEY,
+            "BORG_PASSPHRASE": KEY,
+            "RCLONE_CONFIG": str(place.root / "rclone.conf"),
+        }
 
     def strategy(self) -> None:
         """Steps 1, 5 and 6 of backup-vps1.sh."""
@@ -166,7 +170,10 @@ def measure(runs: int) -> dict[str, list[float]]:
                 seconds.setdefault(name.replace("_", " "), []).append(timed(getattr(all_of_them, name)))
             os.sync()
             seconds.setdefault("gx restore", []).append(all_of_them.restore())
-            print(f"round {number + 1} of {runs}: " + ", ".join(f"{k} {v[-1]:.1f}" for k, v in seconds.items()), flush=True)
+            print(
+                f"round {number + 1} of {runs}: " + ", ".join(f"{k} {v[-1]:.1f}" for k, v in seconds.items()),
+                flush=True,
+            )
     return seconds
 
 
@@ -194,7 +201,11 @@ def main() -> int:
     print(f"\n{'target':28} {'seen':>8} {'at most':>8}")
     for name, (seen, limit) in targets.items():
         print(f"{name:28} {seen:8.2f} {limit:8.2f}  {'met' if seen <= limit else 'NOT met'}")
-    result = {"runs": runs, "seconds": seconds, "targets": {k: {"seen": s, "limit": m} for k, (s, m) in targets.items()}}
+    result = {
+        "runs": runs,
+        "seconds": seconds,
+        "targets": {k: {"seen": s, "limit": m} for k, (s, m) in targets.items()},
+    }
     (ROOT / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0 if all(seen <= limit for seen, limit in targets.values()) else 1
 

@@ -1,5 +1,5 @@
 """
-A whole small estate on this machine: keys, inventory, remote, Prefect server, worker, deployments. For demo, bench and tests.
+A whole small estate on this machine, for demo, bench and tests: keys, inventory, remote, server, worker, deployments.
 
 Everything lies in one folder, listens on 127.0.0.1 only, and every process is ended by its id.
 """
@@ -35,7 +35,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def await_condition(what: str, ready: Callable[[], bool], seconds: float, died: Callable[[], bool] | None = None) -> None:
+def await_condition(
+    what: str, ready: Callable[[], bool], seconds: float, died: Callable[[], bool] | None = None
+) -> None:
     """Return once a condition holds; TimeoutError naming it where it does not in time, or its process died."""
     deadline = time.monotonic() + seconds
     while not ready():
@@ -113,9 +115,13 @@ class Estate:
             raise RuntimeError(f"{' '.join(map(str, words))}: exit status {done.returncode}\n{done.stdout}")
         return done
 
-    def flow(self, module: str, *words: str | Path, host: str = "vps1", check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+    def flow(
+        self, module: str, *words: str | Path, host: str = "vps1", check: bool = True, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a flow from the command line, without a Prefect server where none was started."""
-        return self.run(sys.executable, "-m", f"flows.{module}", *words, host=host, check=check, **extra)
+        return self.run(
+            sys.executable, "-m", f"flows.{module}", *words, host=host, check=check, timeout_seconds=600, **extra
+        )
 
     def start(self, name: str, *words: str, host: str = "vps1", **extra: str) -> subprocess.Popen[bytes]:
         """Start a process that lives until `stop`; what it prints goes to logs/NAME.log."""
@@ -131,7 +137,9 @@ class Estate:
         """Start a Prefect server with SQLite and wait until it answers."""
         port = port or free_port()
         self.url = f"http://127.0.0.1:{port}/api"
-        child = self.start("server", str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), **extra)
+        child = self.start(
+            "server", str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), **extra
+        )
         await_condition("Prefect server", self._answers, 120, died=lambda: child.poll() is not None)
         return child
 
@@ -147,7 +155,9 @@ class Estate:
         """Create pools and deployments, as `make deploy` does."""
         self.run(sys.executable, "scripts/deploy.py", "--root", str(PROJECT))
 
-    def run_deployment(self, name: str, *words: str, check: bool = True, timeout_seconds: float = 600) -> subprocess.CompletedProcess[str]:
+    def run_deployment(
+        self, name: str, *words: str, check: bool = True, timeout_seconds: float = 600
+    ) -> subprocess.CompletedProcess[str]:
         """Start a deployment by its one name and watch it to its end."""
         return self.run(
             BIN / "prefect", "deployment", "run", name, "--watch", *words, check=check, timeout_seconds=timeout_seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def make_website(root: Path, seed: int = 7) -> None:
-    """Fill a folder with a small website: pages, pictures, odd names, links, owners, modes, attributes, a sparse file."""
+    """Fill a folder with a small website: pages, odd names, links, owners, modes, attributes, a sparse file."""
     rng = random.Random(seed)
     words = [bytes(rng.choice(b"abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 11))) for _ in range(2000)]
     for number in range(400):
@@ -46,7 +46,7 @@ def make_website(root: Path, seed: int = 7) -> None:
 
 
 def describe(root: Path) -> dict[str, tuple[object, ...]]:
-    """Return every entry of a tree with all that a restore must bring back: type, mode, owner, time, content, attributes."""
+    """Return every entry of a tree with all that a restore must bring back, attributes and content included."""
     found: dict[str, tuple[object, ...]] = {}
     for folder, folders, files in os.walk(os.fsencode(root)):
         for name in [b"", *folders, *files] if folder == os.fsencode(root) else [*folders, *files]:

@@ -14,7 +14,9 @@ from tasks.policy import BULK
 
 
 @task(task_run_name="compress {data_type}: {capture.name}", **BULK)
-def compress(server: str, data_type: str, capture: Capture, area: Path, last_sealed_bytes: dict[str, int]) -> SealedFile:
+def compress(
+    server: str, data_type: str, capture: Capture, area: Path, last_sealed_bytes: dict[str, int]
+) -> SealedFile:
     """Seal one capture in staging; nothing of it is left there on failure."""
     inventory = host.inventory()
     promise = inventory.data_type(server, data_type)

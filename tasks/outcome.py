@@ -30,7 +30,7 @@ class Outcome:
         """
         try:
             yield
-        except Exception as failure:  # noqa: BLE001 - the one broad except of the project: it never hides, see require_complete
+        except Exception as failure:  # noqa: BLE001 - it hides nothing: require_complete raises
             text = str(failure) if isinstance(failure, BackupError) else f"{type(failure).__name__}: {failure}"
             self.miss(data_type, text)
 

@@ -23,13 +23,23 @@ def backup_page(manifest: Manifest, faults: Sequence[str], plan: Plan | None, fa
     """Tell how a backup ended, worst first: what is missing, what is safe, what was pruned and why."""
     seconds = (manifest.finished_at - manifest.started_at).total_seconds()
     good = "**Complete and proven.**" if manifest.complete else "**NOT complete.**"
-    lines = [f"# {manifest.server} {manifest.snapshot}", "", f"{good} Captured by {manifest.host} in {seconds:.0f} s.", ""]
+    lines = [
+        f"# {manifest.server} {manifest.snapshot}",
+        "",
+        f"{good} Captured by {manifest.host} in {seconds:.0f} s.",
+        "",
+    ]
     if faults:
         lines += ["## The past does not fit together", "", *(f"- {fault}" for fault in faults), ""]
     if manifest.missing:
         lines += ["## Missing", "", "| data type | why |", "|---|---|"]
         lines += [f"| {gap.data_type} | {_cell(gap.reason)} |" for gap in manifest.missing] + [""]
-    lines += ["## Safe on the remote", "", "| data type | file | plain | sealed | evidence | kept |", "|---|---|---|---|---|---|"]
+    lines += [
+        "## Safe on the remote",
+        "",
+        "| data type | file | plain | sealed | evidence | kept |",
+        "|---|---|---|---|---|---|",
+    ]
     lines += [
         f"| {artifact.data_type} | {artifact.path} | {human_bytes(artifact.plain_size_bytes)} "
         f"| {human_bytes(artifact.sealed_size_bytes)} | {_evidence(artifact)} | {artifact.keep_days} d |"
@@ -47,7 +57,12 @@ def catalog_page(catalogs: Sequence[Catalog]) -> str:
     """List what the remote holds, newest first, by server."""
     lines: list[str] = ["# Snapshots held", ""]
     for catalog in catalogs:
-        lines += [f"## {catalog.server} ({catalog.remote_dir})", "", "| snapshot | state | holds | size |", "|---|---|---|---|"]
+        lines += [
+            f"## {catalog.server} ({catalog.remote_dir})",
+            "",
+            "| snapshot | state | holds | size |",
+            "|---|---|---|---|",
+        ]
         rows: dict[str, str] = {}
         for held in catalog.snapshots:
             state = "complete" if held.manifest.complete else "NOT complete"
@@ -68,7 +83,12 @@ def catalog_page(catalogs: Sequence[Catalog]) -> str:
 
 def restore_page(chosen: Sequence[Chosen], target: str, mode: str, changes: Sequence[str]) -> str:
     """Tell what a restore would do, or did: which data, how old, how big, what it overwrites."""
-    lines = [f"# Restore to {target} ({mode})", "", "| data type | snapshot | age | download | size |", "|---|---|---|---|---|"]
+    lines = [
+        f"# Restore to {target} ({mode})",
+        "",
+        "| data type | snapshot | age | download | size |",
+        "|---|---|---|---|---|",
+    ]
     lines += [
         f"| {choice.data_type} | {choice.server} {choice.snapshot} | {choice.age_hours} h "
         f"| {human_bytes(choice.sealed_size_bytes())} | {human_bytes(choice.plain_size_bytes())} |"

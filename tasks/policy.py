@@ -15,7 +15,7 @@ _SLOW = 24 * 3600
 _FAST = 3600
 
 
-def is_retryable(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+def is_retryable(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
     """Ask the error itself whether trying again can help; an error that is not ours says no."""
     failure = state.data
     if hasattr(failure, "get"):

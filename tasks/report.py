@@ -60,5 +60,3 @@ class TransferProgress:
 def _created(artifact: object) -> UUID:
     assert isinstance(artifact, UUID)
     return artifact
-
-

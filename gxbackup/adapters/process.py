@@ -16,14 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from gxbackup.errors import CommandError, SetupError
 
 STDERR_TAIL_BYTES = 8192
 PASSED_ON = ("PATH", "HOME", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 Stream = int | IO[bytes] | None
-Child = subprocess.Popen[bytes]
+Child: TypeAlias = subprocess.Popen[bytes]
+Child: TypeAlias = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Path]
     for name in ("recovery", "rehearsal", "stranger"):
         file = folder / name
         subprocess.run(["age-keygen", "-o", file], check=True, stderr=subprocess.DEVNULL)
-        public = subprocess.run(["age-keygen", "-y", file], check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
+        public = subprocess.run(
+            ["age-keygen", "-y", file], check=True, text=True, stdout=subprocess.PIPE
+        ).stdout.strip()
         made[name] = (public, file)
     return made
 
@@ -182,12 +184,14 @@ def test_an_identity_that_others_may_read_is_refused(tmp_path: Path) -> None:
 def test_a_consumer_that_stops_half_way_leaves_no_process(tmp_path: Path, keys: dict[str, tuple[str, Path]]) -> None:
     _, artifact = seal(Bytes(content(6_000_000)), tmp_path, keys)
 
-    with (
-        pytest.raises(BackupError, match="enough"),
-        sealing.unseal(artifact, [tmp_path / part.path for part in artifact.parts], keys["recovery"][1]) as chunks,
-    ):
-        next(chunks)
-        raise BackupError("enough")
+    def stop_half_way() -> None:
+        files = [tmp_path / part.path for part in artifact.parts]
+        with sealing.unseal(artifact, files, keys["recovery"][1]) as chunks:
+            next(chunks)
+            raise BackupError("enough")
+
+    with pytest.raises(BackupError, match="enough"):
+        stop_half_way()
 
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     assert [pid for pid in children if "age" in Path(f"/proc/{pid}/comm").read_text()] == []

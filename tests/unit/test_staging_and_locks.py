@@ -112,8 +112,9 @@ def test_no_room_is_known_before_the_work(root: Path) -> None:
 def test_the_second_run_ends_at_once_and_names_the_first(root: Path) -> None:
     first = in_another_process(HOLD_LOCK)
 
-    with pytest.raises(LockedError, match=rf"backup of vps1 \(process {first.pid}\) since "), locked(
-        "remote-of-this-test", "vps1", "prune of vps1"
+    with (
+        pytest.raises(LockedError, match=rf"backup of vps1 \(process {first.pid}\) since "),
+        locked("remote-of-this-test", "vps1", "prune of vps1"),
     ):
         pytest.fail("two runs hold one lock")
 
