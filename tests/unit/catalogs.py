@@ -1,0 +1,193 @@
+"""A server's folder on a remote, held in memory: runs add to it, prunes take from it, a catalog tells what is there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from gxbackup import layout
+from gxbackup.errors import RemoteError
+from gxbackup.inventory import Inventory
+from gxbackup.model import Artifact, Catalog, HeldSnapshot, Leftover, Manifest, Missing, Part, Previous, Rejected
+
+SERVER = "vps1"
+REMOTE_DIR = "vps1-website"
+START = datetime(2026, 9, 1, 2, 0, 0, tzinfo=UTC)
+
+
+def day(number: float) -> datetime:
+    """Return the moment so many days after the first backup."""
+    return START + timedelta(days=number)
+
+
+def named(number: float) -> str:
+    """Return the id of the snapshot begun on that day."""
+    return layout.snapshot_id(day(number))
+
+
+@dataclass(frozen=True)
+class Promised:
+    """One data type of a test's inventory."""
+
+    keep_days: int = 30
+    keep_at_least: int = 3
+    rpo_hours: float = 24
+
+
+def inventory(prune_limit: float = 0.25, **data_types: Promised) -> Inventory:
+    """Return an inventory of one server with these data types; `_` in a name stands for `-`."""
+    return Inventory.model_validate(
+        {
+            "remote": {"path": "gdrive-backup:gx-backups"},
+            "hosts": {SERVER: {"pool": SERVER}},
+            "servers": {
+                SERVER: {
+                    "runs_on": SERVER,
+                    "remote_dir": REMOTE_DIR,
+                    "prune_limit": prune_limit,
+                    "data_types": {
+                        name.replace("_", "-"): {
+                            "source": {"kind": "directory", "root": "/srv"},
+                            "rpo_hours": promised.rpo_hours,
+                            "keep_days": promised.keep_days,
+                            "keep_at_least": promised.keep_at_least,
+                        }
+                        for name, promised in data_types.items()
+                    },
+                }
+            },
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a run captured of one data type."""
+
+    data_type: str
+    keep_days: int = 30
+    size_bytes: int = 100
+    names: tuple[str, ...] = ("one.tar",)
+    base: str | None = None
+    held_in: str | None = None
+    set_id: str | None = None
+    whole: bool = True
+
+
+class Shelf:
+    """Files and manifests of one server; the same folders, rules and order as on a real remote."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, int] = {}
+        self.manifests: dict[str, Manifest] = {}
+        self.untrusted: set[str] = set()
+
+    def back_up(self, when: datetime, taken: Iterable[Taken], missing: Iterable[str] = (), cut: bool = False) -> str:
+        """Add one run's snapshot and return its id; a run that is cut puts no manifest there."""
+        snapshot = layout.snapshot_id(when)
+        taken = tuple(taken)
+        artifacts = tuple(self._artifact(snapshot, each, name) for each in taken for name in each.names)
+        gaps = [*missing, *(each.data_type for each in taken if not each.whole)]
+        newest = max(self.manifests, default=None)
+        manifest = Manifest(
+            snapshot=snapshot,
+            server=SERVER,
+            host=SERVER,
+            started_at=when,
+            finished_at=when,
+            complete=not gaps,
+            missing=tuple(Missing(data_type=gap, reason="it failed") for gap in gaps),
+            artifacts=artifacts,
+            previous=Previous(snapshot=newest, sha256=self.manifests[newest].sha256()) if newest else None,
+        )
+        for artifact in artifacts:
+            if artifact.held_in is None:
+                for part in artifact.parts:
+                    self.put(snapshot, part.path, part.size_bytes)
+        if not cut:
+            self.manifests[snapshot] = manifest
+            for page in (layout.RECOVER_PAGE, layout.SIGNATURE, layout.MANIFEST):
+                self.put(snapshot, page, 1)
+        return snapshot
+
+    def put(self, snapshot: str, path: str, size_bytes: int = 1) -> None:
+        """Lay a file into a snapshot's folder."""
+        self.files[layout.in_snapshot(REMOTE_DIR, snapshot, path)] = size_bytes
+
+    def lose(self, snapshot: str, ending: str) -> None:
+        """Take away the files of a snapshot whose path ends so, as no prune of ours would."""
+        for path in [path for path in self.paths_of(snapshot) if path.endswith(ending)]:
+            del self.files[path]
+
+    def paths_of(self, snapshot: str) -> list[str]:
+        """Return what lies in a snapshot's folder, spelled from the remote's root."""
+        return [path for path in self.files if path.startswith(layout.in_snapshot(REMOTE_DIR, snapshot) + "/")]
+
+    def catalog(self) -> Catalog:
+        """Tell what is there as `catalog.load` does: from the files alone, and the manifests among them."""
+        folders: dict[str, dict[str, int]] = defaultdict(dict)
+        strangers = []
+        for path, size_bytes in self.files.items():
+            snapshot, _, rest = path.removeprefix(f"{REMOTE_DIR}/").partition("/")
+            if rest and layout.is_snapshot_id(snapshot):
+                folders[snapshot][rest] = size_bytes
+            else:
+                strangers.append(path.removeprefix(f"{REMOTE_DIR}/"))
+        held, leftovers, rejected = [], [], []
+        for snapshot, files in sorted(folders.items()):
+            if layout.MANIFEST not in files:
+                leftovers.append(Leftover(snapshot=snapshot, files=files))
+            elif snapshot in self.untrusted:
+                rejected.append(Rejected(snapshot=snapshot, reason="signed by a stranger", files=files))
+            else:
+                manifest = self.manifests[snapshot]
+                sha256 = manifest.sha256()
+                held.append(
+                    HeldSnapshot(
+                        server=SERVER, remote_dir=REMOTE_DIR, manifest=manifest, manifest_sha256=sha256, files=files
+                    )
+                )
+                ours = {layout.MANIFEST, layout.SIGNATURE, layout.RECOVER_PAGE}
+                ours.update(part.path for artifact in manifest.artifacts for part in artifact.parts)
+                strangers += [f"{snapshot}/{path}" for path in files if path not in ours]
+        return Catalog(
+            server=SERVER,
+            remote_dir=REMOTE_DIR,
+            snapshots=tuple(held),
+            leftovers=tuple(leftovers),
+            rejected=tuple(rejected),
+            strangers=tuple(sorted(strangers)),
+        )
+
+    def delete_file(self, path: str) -> None:
+        """Delete one file; RemoteError where it is not there."""
+        if path not in self.files:
+            raise RemoteError(f"{path}: not there")
+        del self.files[path]
+
+    def remove_empty_folder(self, path: str) -> None:
+        """Raise RemoteError where a file lies in a folder; there are no empty ones here."""
+        if any(file.startswith(f"{path}/") for file in self.files):
+            raise RemoteError(f"{path}: not empty")
+
+    def _artifact(self, snapshot: str, taken: Taken, name: str) -> Artifact:
+        path = layout.artifact_path("files", taken.data_type, name)
+        origin = taken.held_in or snapshot
+        sha256 = hashlib.sha256(f"{origin}/{path}".encode()).hexdigest()
+        return Artifact(
+            data_type=taken.data_type,
+            kind="directory",
+            path=path,
+            parts=(Part(path=path, size_bytes=taken.size_bytes, sha256=sha256),),
+            sealed_size_bytes=taken.size_bytes,
+            sealed_sha256=sha256,
+            plain_size_bytes=taken.size_bytes,
+            plain_sha256=sha256,
+            keep_days=taken.keep_days,
+            base=taken.base,
+            held_in=taken.held_in,
+            set_id=taken.set_id,
+        )
