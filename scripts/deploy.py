@@ -1,0 +1,161 @@
+"""
+Bring the Prefect server in line with prefect.yaml: schedules checked, pools made, deployments applied, leftovers told.
+
+May be run again at any time: a pool, a pause or a limit that an operator set stays. Run it with `make deploy`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.settings import PREFECT_API_URL
+from prefect.workers.process import ProcessWorker
+
+from gxbackup import inventory, schedules
+from gxbackup.adapters import process
+from gxbackup.documents import read_document
+from gxbackup.errors import BackupError, SetupError
+from gxbackup.model import Frozen
+from gxbackup.schedules import Deployment
+
+PROJECT = Path(__file__).resolve().parent.parent
+POOLS = PROJECT / "deployments" / "work-pools"
+DEFAULT_ROOT = Path("/opt/gx-backup")
+
+
+class PoolFile(Frozen):
+    """One file of deployments/work-pools; its name is the pool's."""
+
+    type: Literal["process"]
+    description: str
+
+
+def main() -> int:
+    """Deploy; one line for each thing done, and an exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, default=DEFAULT_ROOT, help="the project's folder on every worker's host")
+    root = parser.parse_args().root
+    os.chdir(PROJECT)
+    try:
+        wanted = schedules.load()
+        schedules.check(inventory.load(), wanted)
+        if not PREFECT_API_URL.value():
+            raise SetupError(
+                "PREFECT_API_URL: not set, so there is no Prefect server to deploy to",
+                "export PREFECT_API_URL=http://127.0.0.1:4200/api, or the address of your server",
+            )
+        with get_client(sync_client=True) as client:
+            require_server(client)
+            make_pools(client, sorted({deployment.work_pool.name for deployment in wanted.deployments}))
+            apply(root.absolute())
+            settle(client, wanted.deployments)
+    except BackupError as error:
+        print(f"deploy: {error}", file=sys.stderr)
+        return 1
+    except httpx.HTTPError as error:
+        print(f"deploy: {PREFECT_API_URL.value()}: {error}", file=sys.stderr)
+        return 1
+    print(f"deployed {len(wanted.deployments)} deployments to {PREFECT_API_URL.value()}; their code lies in {root}")
+    return 0
+
+
+def require_server(client: SyncPrefectClient) -> None:
+    """Return where a Prefect server answers and lets us in; SetupError says what to set otherwise."""
+    url = PREFECT_API_URL.value()
+    if (trouble := client.api_healthcheck()) is not None:
+        raise SetupError(
+            f"PREFECT_API_URL={url}: no Prefect server answers: {trouble}",
+            "is it running? `systemctl status gx-backup-server`",
+        )
+    try:
+        client.read_work_pools(limit=1)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.UNAUTHORIZED:
+            raise
+        raise SetupError(
+            f"PREFECT_API_URL={url}: the server refused the login",
+            "set PREFECT_API_AUTH_STRING to what the server has in PREFECT_SERVER_API_AUTH_STRING",
+        ) from None
+
+
+def make_pools(client: SyncPrefectClient, names: list[str]) -> None:
+    """Make the pools that are missing; one that is there keeps its pause, its limit and its template."""
+    there = {pool.name for pool in client.read_work_pools(limit=200)}
+    for name in names:
+        settings = read_document(POOLS / f"{name}.yaml", PoolFile, "each pool has a file: type, description")
+        if name in there:
+            continue
+        client.create_work_pool(
+            WorkPoolCreate(
+                name=name,
+                type=settings.type,
+                description=settings.description,
+                base_job_template=ProcessWorker.get_default_base_job_template(),
+            )
+        )
+        print(f"work pool {name}: made")
+
+
+def apply(root: Path) -> None:
+    """
+    Let Prefect apply prefect.yaml, for code that lies in `root` on the workers' hosts.
+
+    Raises: SetupError with the end of what Prefect said.
+    """
+    prefect = Path(sys.executable).parent / "prefect"
+    settings = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
+    done = process.run(
+        [prefect, "--no-prompt", "deploy", "--all"],
+        timeout_seconds=600,
+        env={**settings, "GX_ROOT": str(root), "NO_COLOR": "1"},
+        cwd=PROJECT,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
+        raise SetupError("prefect deploy failed: " + " | ".join(line.strip() for line in said[-5:] if line.strip()))
+
+
+def settle(client: SyncPrefectClient, wanted: tuple[Deployment, ...]) -> None:
+    """
+    Remove schedules that left prefect.yaml, which Prefect would keep firing; tell what else differs from it.
+
+    Raises: SetupError where a deployment or a schedule did not arrive.
+    """
+    held = {deployment.name: deployment for deployment in client.read_deployments(limit=200)}
+    for deployment in wanted:
+        if deployment.name not in held:
+            raise SetupError(f"{deployment.name}: Prefect said nothing, and did not deploy it")
+        _settle_schedules(client, deployment, held[deployment.name])
+    for name in sorted(held.keys() - {deployment.name for deployment in wanted}):
+        print(f"deployment {name}: not in prefect.yaml, left as it is; `prefect deployment delete {name}/{name}`")
+
+
+def _settle_schedules(client: SyncPrefectClient, wanted: Deployment, held: DeploymentResponse) -> None:
+    expected = {schedule.slug: schedule.cron for schedule in wanted.schedules}
+    found = {}
+    for schedule in held.schedules:
+        name = f"deployment {held.name}: schedule {schedule.slug or schedule.schedule}"
+        if schedule.slug in expected:
+            found[schedule.slug] = getattr(schedule.schedule, "cron", None)
+            if not schedule.active:
+                print(f"{name}: paused by an operator, left paused")
+        elif schedule.slug:
+            client.delete_deployment_schedule(held.id, schedule.id)
+            print(f"{name}: no longer in prefect.yaml, removed")
+        else:
+            print(f"{name}: made by hand, left as it is")
+    if found != expected:
+        raise SetupError(f"deployment {held.name}: expected schedules {expected}, the server has {found}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
