@@ -1,0 +1,45 @@
+# The two commands of a fresh machine: `make demo` and `make test`.
+SHELL := bash
+PYTHON := .venv/bin/python
+BIN := .venv/bin
+# Where the project lies on every worker's host.
+ROOT ?= /opt/gx-backup
+# What to test: make test TESTS=tests/unit
+TESTS ?=
+
+.PHONY: help setup demo test check bench deploy keys lock
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+
+setup: ## programs and Python packages that are missing; quick where nothing is
+	@scripts/setup
+
+demo: setup ## back up a website through Prefect, destroy it, restore it, compare (KEEP=1 leaves the UI up)
+	@$(PYTHON) scripts/demo.py
+
+test: setup ## all tests
+	@$(PYTHON) -m pytest $(TESTS)
+
+check: setup ## style, types, imports, schedules against promises, deployments and docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(PYTHON) -m gxbackup.schedules
+	@$(PYTHON) -m pytest -q tests/test_*.py
+
+bench: ## time and memory against the strategy's steps, restic, borg and the bare pipeline
+	@scripts/setup bench
+	@$(PYTHON) scripts/bench.py
+
+deploy: ## apply prefect.yaml to the server of PREFECT_API_URL; workers find the code in ROOT
+	@scripts/setup runtime
+	@$(PYTHON) scripts/deploy.py --root $(ROOT)
+
+keys: ## make this host's signing key and print the line for the inventory: make keys HOST=vps1
+	@scripts/setup runtime
+	@$(PYTHON) -m gxbackup.signing $(HOST)
+
+lock: ## pin every package anew in requirements.lock
+	@scripts/lock
