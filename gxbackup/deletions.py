@@ -24,21 +24,16 @@ class Folder:
     going: tuple[str, ...]
     whole: bool
     dropped: tuple[Key, ...] = ()
-    named: tuple[str, ...] = ()
 
     def freed_bytes(self) -> int:
         """Return the size of the files that go."""
         return sum(self.files[path] for path in self.going)
 
     def emptied(self) -> list[str]:
-        """
-        Return the folders that are left empty, deepest first; the snapshot folder itself is ''.
-
-        With the whole snapshot go those that an earlier prune left empty, and was cut before it removed them.
-        """
-        touched = {parent for path in (*self.going, *(self.named if self.whole else ())) for parent in _parents(path)}
+        """Return the outermost folders that are left without a file; the snapshot folder itself is ''."""
+        touched = {parent for path in self.going for parent in _parents(path)}
         left = {parent for path in self.files.keys() - set(self.going) for parent in _parents(path)}
-        return sorted(touched - left, key=lambda folder: (-folder.count("/") - bool(folder), folder))
+        return sorted(folder for folder in touched - left if folder == "" or _parents(folder)[-1] in left)
 
 
 def folders(catalog: Catalog, copies: Mapping[Key, Copy], stay: Kept) -> list[Folder]:
@@ -66,7 +61,6 @@ def folders(catalog: Catalog, copies: Mapping[Key, Copy], stay: Kept) -> list[Fo
                     going=tuple(dict.fromkeys(going)),
                     whole=whole,
                     dropped=tuple(key for key in dropped if not copies[key].is_gone()),
-                    named=tuple(path for copy in here for path in copy.named()),
                 )
             )
     return losing

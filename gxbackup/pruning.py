@@ -19,11 +19,11 @@ class Remote(Protocol):
     """What pruning may do to the remote."""
 
     def delete_file(self, path: str) -> None:
-        """Delete exactly this file below the remote's root; RemoteError where it is not there, or stays."""
+        """Delete exactly this file below the remote's root; one that is not there is fine."""
         ...
 
     def remove_empty_folder(self, path: str) -> None:
-        """Remove a folder without files; nothing to do where there is none, RemoteError where a file lies in it."""
+        """Remove a folder, and those in it, as far as no file is in them; one that is not there is fine."""
         ...
 
 

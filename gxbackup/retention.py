@@ -55,7 +55,7 @@ class Plan(Frozen):
     question: Question
     decisions: tuple[Decision, ...] = Field(description="newest snapshot first")
     deletions: tuple[str, ...] = Field(description="exact files below the remote's root, in the order of deletion")
-    emptied_folders: tuple[str, ...] = Field(description="folders that the deletions leave empty, deepest first")
+    emptied_folders: tuple[str, ...] = Field(description="outermost folders that the deletions leave without a file")
     freed_bytes: int
     kept: int = Field(description="copies that stay")
     dropped: int = Field(description="copies that this plan drops")

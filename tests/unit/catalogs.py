@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from gxbackup import layout
-from gxbackup.errors import RemoteError
 from gxbackup.inventory import Inventory
 from gxbackup.model import Artifact, Catalog, HeldSnapshot, Leftover, Manifest, Missing, Part, Previous, Rejected
 
@@ -91,7 +90,7 @@ class Shelf:
         taken = tuple(taken)
         artifacts = tuple(self._artifact(snapshot, each, name) for each in taken for name in each.names)
         gaps = [*missing, *(each.data_type for each in taken if not each.whole)]
-        newest = max(self.manifests, default=None)
+        newest = max(self.trusted(), default=None)
         manifest = Manifest(
             snapshot=snapshot,
             server=SERVER,
@@ -112,6 +111,20 @@ class Shelf:
             for page in (layout.RECOVER_PAGE, layout.SIGNATURE, layout.MANIFEST):
                 self.put(snapshot, page, 1)
         return snapshot
+
+    def trusted(self) -> dict[str, Manifest]:
+        """Return the manifests that are there and may be believed."""
+        return {
+            snapshot: manifest
+            for snapshot, manifest in self.manifests.items()
+            if snapshot not in self.untrusted
+            and layout.in_snapshot(REMOTE_DIR, snapshot, layout.MANIFEST) in self.files
+        }
+
+    def catalog_ids(self) -> set[str]:
+        """Return the ids of the snapshot folders that are there, whatever is in them."""
+        names = {path.removeprefix(f"{REMOTE_DIR}/").split("/")[0] for path in self.files}
+        return {name for name in names if layout.is_snapshot_id(name)}
 
     def put(self, snapshot: str, path: str, size_bytes: int = 1) -> None:
         """Lay a file into a snapshot's folder."""
@@ -163,15 +176,11 @@ class Shelf:
         )
 
     def delete_file(self, path: str) -> None:
-        """Delete one file; RemoteError where it is not there."""
-        if path not in self.files:
-            raise RemoteError(f"{path}: not there")
-        del self.files[path]
+        """Delete one file; one that is not there is fine."""
+        self.files.pop(path, None)
 
     def remove_empty_folder(self, path: str) -> None:
-        """Raise RemoteError where a file lies in a folder; there are no empty ones here."""
-        if any(file.startswith(f"{path}/") for file in self.files):
-            raise RemoteError(f"{path}: not empty")
+        """Do nothing: there are no folders here, only paths."""
 
     def _artifact(self, snapshot: str, taken: Taken, name: str) -> Artifact:
         path = layout.artifact_path("files", taken.data_type, name)

@@ -323,7 +323,7 @@ def test_a_snapshot_of_another_server_is_refused() -> None:
 # Files and their order
 
 
-def test_a_snapshot_goes_manifest_first_and_its_folders_deepest_first() -> None:
+def test_a_snapshot_goes_manifest_first() -> None:
     shelf = daily(Shelf(), 0, 31)
 
     plan = retention.plan(shelf.catalog(), inventory(website=Promised()), day(32))
@@ -331,7 +331,7 @@ def test_a_snapshot_goes_manifest_first_and_its_folders_deepest_first() -> None:
     folder = layout.in_snapshot(REMOTE_DIR, named(0))
     names = ["manifest.json", "manifest.json.sig", "RECOVER.md", "files/website/one.tar.zst.age"]
     assert plan.deletions == tuple(f"{folder}/{name}" for name in names)
-    assert plan.emptied_folders == (f"{folder}/files/website", f"{folder}/files", folder)
+    assert plan.emptied_folders == (folder,)
 
 
 def test_what_builds_on_a_base_goes_before_it() -> None:
@@ -359,7 +359,6 @@ def test_a_manifest_goes_when_the_last_of_its_data_types_does() -> None:
     assert dropped(plan) == ["0 ssh-keys"]
     assert reason(plan, 0) == "pruned before: 31 d older than the newest good copy, kept 7 d"
     assert plan.deletions[0] == layout.in_snapshot(REMOTE_DIR, named(0), layout.MANIFEST)
-    assert layout.in_snapshot(REMOTE_DIR, named(0), f"files/{SITE}") in plan.emptied_folders
 
 
 def test_a_file_that_two_data_types_name_stays_as_long_as_one_of_them() -> None:
@@ -439,7 +438,7 @@ def test_a_cut_run_is_swept_after_48_hours_file_by_file() -> None:
     assert plan.deletions == tuple(
         f"{folder}/{name}" for name in (layout.SIGNATURE, SITE_FILE, f"{SITE_FILE}.0a1b2c3d.partial")
     )
-    assert plan.emptied_folders == (f"{folder}/files/website", f"{folder}/files")
+    assert plan.emptied_folders == (f"{folder}/files",)
     assert plan.strangers == (f"{named(0.5)}/notes.txt",)
 
 

@@ -1,0 +1,356 @@
+"""
+Whatever happens to a server for months on end, no prune ever costs what it must keep.
+
+Hypothesis draws the runs, losses, clock jumps, changes of mind and cuts; a judge that shares no code with the planner
+says what could be restored. `GX_PROPERTY_EXAMPLES=2000` looks longer, and at random.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gxbackup import layout, retention
+from gxbackup.errors import PruneRefusedError
+from gxbackup.model import Artifact, Catalog
+from gxbackup.retention import Plan
+from tests.unit.catalogs import REMOTE_DIR, START, Promised, Shelf, Taken, inventory
+
+PLAIN, GROWING, STILL, FIRST, SECOND = "plain", "growing", "still", "set-one", "set-two"
+DATA_TYPES = (PLAIN, GROWING, STILL, FIRST, SECOND)
+PROMISES = {
+    PLAIN: Promised(keep_days=4, keep_at_least=2),
+    GROWING: Promised(keep_days=5, keep_at_least=3),
+    STILL: Promised(keep_days=3, keep_at_least=3),
+    FIRST: Promised(keep_days=2, keep_at_least=1),
+    SECOND: Promised(keep_days=6, keep_at_least=2),
+}
+OUTCOMES = st.sampled_from(["good", "good", "good", "good", "partial", "failed"])
+EXAMPLES = os.environ.get("GX_PROPERTY_EXAMPLES")
+
+Copy = tuple[str, str]
+
+
+class Judge:
+    """Says from files and manifests alone what could be restored; knows nothing of plans."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.files = dict(shelf.files)
+        self.manifests = shelf.trusted()
+
+    def copies(self) -> set[Copy]:
+        return {(snapshot, name) for snapshot, manifest in self.manifests.items() for name in manifest.data_types()}
+
+    def restorable(self, snapshot: str, data_type: str) -> bool:
+        manifest = self.manifests.get(snapshot)
+        if manifest is None or not manifest.has_good(data_type):
+            return False
+        return all(self._readable(snapshot, artifact) for artifact in manifest.of(data_type))
+
+    def newest(self, data_type: str) -> list[str]:
+        """The snapshots from which a data type could be restored, newest first."""
+        return [snapshot for snapshot in sorted(self.manifests, reverse=True) if self.restorable(snapshot, data_type)]
+
+    def _readable(self, snapshot: str, artifact: Artifact) -> bool:
+        if artifact.held_in is not None and artifact.held_in not in self.manifests:
+            return False
+        where = artifact.held_in or snapshot
+        for part in artifact.parts:
+            if self.files.get(layout.in_snapshot(REMOTE_DIR, where, part.path)) != part.size_bytes:
+                return False
+        return artifact.base is None or self.restorable(artifact.base, artifact.data_type)
+
+
+class YearsOfBackups(RuleBasedStateMachine):
+    """One server: what runs put there, what accidents take away, and prunes that may be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shelf = Shelf()
+        self.promises = dict(PROMISES)
+        self.now = START
+        self.strangers: set[str] = set()
+        self.rehearsed: dict[str, str] = {}
+        self.pinned: set[str] = set()
+
+    # What happens to it
+
+    @rule(count=st.integers(1, 9), hours=st.sampled_from([6, 12, 24, 24, 30]), outcomes=st.tuples(*[OUTCOMES] * 5),
+          full=st.booleans(), shared=st.booleans())  # fmt: skip
+    def runs(self, count: int, hours: int, outcomes: tuple[str, ...], full: bool, shared: bool) -> None:
+        for _ in range(count):
+            self.now += timedelta(hours=hours)
+            self.run(dict(zip(DATA_TYPES, outcomes, strict=True)), full, shared)
+
+    def run(self, outcomes: dict[str, str], full: bool, shared: bool, cut: bool = False) -> None:
+        newest = max((*self.shelf.manifests, *self.shelf.catalog_ids()), default="")
+        if layout.snapshot_id(self.now) <= newest:
+            return
+        judge = Judge(self.shelf)
+        taken = []
+        for name in self.promises:
+            if outcomes[name] == "failed":
+                continue
+            base = held_in = set_id = None
+            good = judge.newest(name)
+            if name == GROWING and not full and good:
+                base = good[0]
+            if name == STILL and not full and outcomes[name] == "good":
+                own = [each for each in good if judge.manifests[each].of(name)[0].held_in is None]
+                held_in = own[0] if own else None
+            if name in {FIRST, SECOND} and shared:
+                set_id = f"set-{layout.snapshot_id(self.now)}"
+            taken.append(
+                Taken(
+                    name,
+                    keep_days=self.promises[name].keep_days,
+                    names=("one.tar", "two.tar") if name == PLAIN else ("one.tar",),
+                    size_bytes=10 if base else 100,
+                    base=base,
+                    held_in=held_in,
+                    set_id=set_id,
+                    whole=outcomes[name] == "good",
+                )
+            )
+        failed = [name for name in self.promises if outcomes[name] == "failed"]
+        self.shelf.back_up(self.now, taken, missing=failed, cut=cut)
+
+    @rule(outcomes=st.tuples(*[OUTCOMES] * 5))
+    def a_run_is_cut(self, outcomes: tuple[str, ...]) -> None:
+        self.now += timedelta(hours=24)
+        self.run(dict(zip(DATA_TYPES, outcomes, strict=True)), full=True, shared=False, cut=True)
+
+    @rule(days=st.integers(1, 60))
+    def nothing_runs(self, days: int) -> None:
+        self.now += timedelta(days=days)
+
+    @rule(days=st.integers(-40, 400))
+    def the_clock_jumps(self, days: int) -> None:
+        self.now += timedelta(days=days)
+
+    @precondition(lambda self: self.shelf.files)
+    @rule(data=st.data())
+    def the_remote_loses_a_file(self, data: st.DataObject) -> None:
+        path = data.draw(st.sampled_from(sorted(self.shelf.files)))
+        if path not in self.strangers:
+            del self.shelf.files[path]
+        if path.endswith(f"/{layout.MANIFEST}"):
+            # Nothing tells a file of our spelling from ours once the manifest is lost.
+            folder = path.removesuffix(layout.MANIFEST)
+            self.strangers -= {each for each in self.strangers if each.startswith(folder) and each.endswith(".age")}
+
+    @precondition(lambda self: self.shelf.trusted())
+    @rule(data=st.data())
+    def a_signature_is_no_longer_trusted(self, data: st.DataObject) -> None:
+        self.shelf.untrusted.add(data.draw(st.sampled_from(sorted(self.shelf.trusted()))))
+
+    @rule()
+    def all_signatures_are_trusted_again(self) -> None:
+        self.shelf.untrusted.clear()
+
+    @precondition(lambda self: self.shelf.files)
+    @rule(data=st.data(), name=st.sampled_from(["notes.txt", "files/plain/copy.tar.zst.age", "x/manifest.json"]))
+    def somebody_puts_a_file_there(self, data: st.DataObject, name: str) -> None:
+        snapshot = data.draw(st.sampled_from(sorted(self.shelf.catalog_ids())))
+        held = snapshot in self.shelf.trusted()
+        if held or not name.endswith(".age"):
+            self.shelf.put(snapshot, name)
+            self.strangers.add(layout.in_snapshot(REMOTE_DIR, snapshot, name))
+
+    @rule(name=st.sampled_from(DATA_TYPES), keep_days=st.integers(1, 12), keep_at_least=st.integers(1, 5))
+    def a_promise_changes(self, name: str, keep_days: int, keep_at_least: int) -> None:
+        self.promises[name] = Promised(keep_days=keep_days, keep_at_least=keep_at_least)
+
+    @rule(name=st.sampled_from(DATA_TYPES))
+    def a_data_type_leaves_the_inventory(self, name: str) -> None:
+        if len(self.promises) > 1:
+            self.promises.pop(name, None)
+
+    @precondition(lambda self: Judge(self.shelf).copies())
+    @rule(data=st.data(), pin=st.booleans())
+    def a_copy_is_rehearsed_or_pinned(self, data: st.DataObject, pin: bool) -> None:
+        snapshot, name = data.draw(st.sampled_from(sorted(Judge(self.shelf).copies())))
+        if pin:
+            self.pinned = {snapshot}
+        else:
+            self.rehearsed[name] = snapshot
+
+    # Prunes
+
+    @rule(confirm=st.booleans(), share=st.sampled_from([0, 0.2, 0.5, 0.8, 1, 1, 1]), running=st.booleans())
+    def prune(self, confirm: bool, share: float, running: bool) -> None:
+        catalog = self.shelf.catalog()
+        newest = catalog.newest()
+        if newest is not None and layout.snapshot_time(newest.snapshot) > self.now:
+            with pytest.raises(PruneRefusedError):
+                self.plan(catalog)
+            return
+        plan = self.plan(catalog, running)
+        if plan.refused and confirm:
+            plan = self.plan(catalog, running, plan.sha256)
+            assert plan.refused is None
+        before = Judge(self.shelf)
+        self.require_sound(plan, before, confirmed=confirm)
+        if plan.refused:
+            return
+        for path in plan.deletions[: round(share * len(plan.deletions))]:
+            self.shelf.delete_file(path)
+        self.require_nothing_lost(plan, before)
+        again = self.plan(self.shelf.catalog(), running)
+        assert set(again.deletions) <= set(plan.deletions)
+        if share == 1:
+            assert again.deletions == ()
+            self.require_expired_gone()
+
+    def plan(self, catalog: Catalog, running: bool = False, confirm: str | None = None) -> Plan:
+        return retention.plan(
+            catalog,
+            inventory(**{name.replace("-", "_"): promise for name, promise in self.promises.items()}),
+            self.now,
+            rehearsed=self.rehearsed,
+            running=running,
+            pinned=frozenset(self.pinned),
+            confirm_sha256=confirm,
+        )
+
+    # What must hold
+
+    def require_sound(self, plan: Plan, before: Judge, confirmed: bool) -> None:
+        assert len(set(plan.deletions)) == len(plan.deletions)
+        assert set(plan.deletions) <= before.files.keys() - self.strangers
+        for snapshot in self.shelf.untrusted & self.shelf.catalog_ids():
+            if layout.in_snapshot(REMOTE_DIR, snapshot, layout.MANIFEST) in before.files:
+                assert snapshot not in map(plan.snapshot_of, plan.deletions)
+        seen: set[str] = set()
+        for path in plan.deletions:
+            snapshot = plan.snapshot_of(path)
+            if path.endswith(f"/{layout.MANIFEST}"):
+                assert snapshot not in seen, "a file goes before its manifest"
+            seen.add(snapshot)
+        going = self.copies_going(plan, before)
+        for snapshot, name in going:
+            newest = before.newest(name)
+            assert newest, f"{name} of {snapshot} goes, and there is no good copy"
+            assert self.age(newest[0], snapshot) > timedelta(days=self.keep_days(before, snapshot, name))
+            assert self.rehearsed.get(name) != snapshot
+            assert snapshot not in self.pinned
+        for snapshot, name in before.copies() - going:
+            for artifact in before.manifests[snapshot].of(name):
+                assert artifact.set_id is None or not any(
+                    self.set_of(before, copy) == artifact.set_id for copy in going
+                )
+        if not plan.refused and not confirmed:
+            self.require_modest(plan, before, going)
+
+    def require_modest(self, plan: Plan, before: Judge, going: set[Copy]) -> None:
+        """Beyond the limit, nothing goes unasked that did not just expire: but for one copy of each data type."""
+        if plan.freed_bytes <= 0.25 * sum(before.files.values()):
+            return
+        late: Counter[str] = Counter()
+        for snapshot, name in going:
+            artifacts = before.manifests[snapshot].of(name)
+            needed = any(
+                snapshot in {artifact.base, artifact.held_in}
+                for manifest in before.manifests.values()
+                for artifact in manifest.artifacts
+            )
+            written = max(*(artifact.keep_days for artifact in artifacts), self.keep_days(before, snapshot, name))
+            overdue = self.age(before.newest(name)[0], snapshot) - timedelta(days=written)
+            tied = needed or any(artifact.set_id for artifact in artifacts)
+            if overdue > timedelta(hours=26 + 24) and not tied:
+                late[name] += 1
+        assert max(late.values(), default=0) <= 1
+
+    def require_nothing_lost(self, plan: Plan, before: Judge) -> None:
+        after = Judge(self.shelf)
+        for name in {name for _, name in before.copies()}:
+            at_least = self.promises[name].keep_at_least if name in self.promises else 3
+            for snapshot in before.newest(name)[:at_least]:
+                assert after.restorable(snapshot, name), f"{name} of {snapshot} was one of the newest {at_least}"
+        for each in plan.decisions:
+            if each.keep and before.restorable(each.snapshot, each.data_type):
+                assert after.restorable(each.snapshot, each.data_type), (
+                    f"{each.data_type} of {each.snapshot} was to stay"
+                )
+        for snapshot, name in before.copies():
+            newest = before.newest(name)
+            if not newest or snapshot > newest[0]:
+                assert self.own_files(before, snapshot, name) == self.own_files(after, snapshot, name)
+        assert self.strangers & before.files.keys() <= after.files.keys()
+
+    def require_expired_gone(self) -> None:
+        """A prune that does nothing would keep every other promise: what nobody needs is gone after it."""
+        judge = Judge(self.shelf)
+        for snapshot, name in judge.copies():
+            newest = judge.newest(name)
+            at_least = self.promises[name].keep_at_least if name in self.promises else 3
+            if (
+                name == PLAIN
+                and snapshot not in newest[:at_least]
+                and newest
+                and self.age(newest[0], snapshot) > timedelta(days=self.keep_days(judge, snapshot, name))
+                and snapshot not in self.pinned
+                and self.rehearsed.get(name) != snapshot
+            ):
+                assert self.own_files(judge, snapshot, name) == set()
+
+    @invariant()
+    def when_backups_stop_nothing_is_pruned(self) -> None:
+        catalog = self.shelf.catalog().model_copy(update={"leftovers": ()})
+        newest = catalog.newest()
+        if newest is None or layout.snapshot_time(newest.snapshot) > self.now:
+            return
+        today = self.plan(catalog)
+        now, self.now = self.now, self.now + timedelta(days=36500)
+        much_later = self.plan(catalog.model_copy(update={"snapshots": tuple(reversed(catalog.snapshots))}))
+        self.now = now
+        assert much_later.deletions == today.deletions
+        assert much_later.sha256 == today.sha256
+        assert much_later.refused == today.refused
+
+    # Words
+
+    def copies_going(self, plan: Plan, before: Judge) -> set[Copy]:
+        gone = set(plan.deletions)
+        return {(snapshot, name) for snapshot, name in before.copies() if self.own_files(before, snapshot, name) & gone}
+
+    def own_files(self, judge: Judge, snapshot: str, name: str) -> set[str]:
+        manifest = self.shelf.manifests[snapshot]
+        paths = {
+            layout.in_snapshot(REMOTE_DIR, snapshot, part.path) for each in manifest.of(name) for part in each.parts
+        }
+        return paths & judge.files.keys()
+
+    def set_of(self, judge: Judge, copy: Copy) -> str | None:
+        return judge.manifests[copy[0]].of(copy[1])[0].set_id
+
+    def keep_days(self, judge: Judge, snapshot: str, name: str) -> int:
+        if name in self.promises:
+            return self.promises[name].keep_days
+        return judge.manifests[snapshot].of(name)[0].keep_days
+
+    def age(self, newest: str, snapshot: str) -> timedelta:
+        return self.moment(newest) - self.moment(snapshot)
+
+    def moment(self, snapshot: str) -> datetime:
+        return layout.snapshot_time(snapshot)
+
+
+YearsOfBackups.TestCase.settings = settings(
+    max_examples=int(EXAMPLES or 40),
+    stateful_step_count=30,
+    derandomize=EXAMPLES is None,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+class TestNoSequenceOfEventsEverCostsWhatMustBeKept(YearsOfBackups.TestCase):  # type: ignore[misc,name-defined]
+    """The machine above, as a test."""
