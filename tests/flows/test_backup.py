@@ -1,0 +1,341 @@
+"""Backups as the operator starts them: what is safe is safe, what is missing is said, and nothing is ever worse off."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.backup_vps1 import backup_vps1
+from gxbackup import clock
+from gxbackup.errors import (
+    BackupError,
+    IncompleteBackupError,
+    IntegrityError,
+    InventoryError,
+    LockedError,
+    RemoteError,
+    SealingError,
+    SetupError,
+    StagingError,
+)
+from gxbackup.locks import locked
+from gxbackup.model import Manifest
+from tests.flows.conftest import Place
+
+
+def manifest_of(folder: Path) -> Manifest:
+    return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+
+
+def test_a_backup_leaves_a_proven_signed_snapshot_and_an_empty_staging(place: Place) -> None:
+    snapshot = backup_vps1()
+
+    (folder,) = place.snapshots()
+    manifest = manifest_of(folder)
+    assert folder.name == snapshot
+    assert manifest.complete
+    assert manifest.data_types() == ("website", "system-config")
+    assert manifest.artifacts[0].evidence["files"] == 412
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "RECOVER.md",
+        "files",
+        "manifest.json",
+        "manifest.json.sig",
+    ]
+    assert place.staged() == []
+
+
+def test_each_manifest_names_the_one_before_it(place: Place) -> None:
+    backup_vps1()
+    backup_vps1()
+
+    first, second = place.snapshots()
+    previous = manifest_of(second).previous
+    assert previous is not None
+    assert previous.snapshot == first.name
+    assert manifest_of(first).sha256() == previous.sha256
+
+
+def test_a_missing_path_costs_no_other_data_type_its_backup_and_ends_red(place: Place) -> None:
+    shutil.rmtree(place.site)
+
+    with pytest.raises(
+        IncompleteBackupError, match="1 of 2 data types are missing: website: .*gxcoin.money"
+    ) as failure:
+        backup_vps1()
+
+    assert "HINT: safe in this snapshot: system-config" in str(failure.value)
+    manifest = manifest_of(place.snapshots()[0])
+    assert not manifest.complete
+    assert [gap.data_type for gap in manifest.missing] == ["website"]
+    assert manifest.data_types() == ("system-config",)
+    assert place.staged() == []
+
+
+def test_an_empty_source_is_an_error_not_a_small_backup(place: Place) -> None:
+    shutil.rmtree(place.etc)
+    place.etc.mkdir()
+
+    with pytest.raises(IncompleteBackupError, match="system-config"):
+        backup_vps1()
+
+    assert manifest_of(place.snapshots()[0]).data_types() == ("website",)
+
+
+def test_where_nothing_could_be_saved_there_is_no_snapshot(place: Place) -> None:
+    shutil.rmtree(place.site)
+    shutil.rmtree(place.etc)
+
+    with pytest.raises(IncompleteBackupError, match="2 of 2 data types are missing") as failure:
+        backup_vps1()
+
+    assert "safe in this snapshot: nothing" in str(failure.value)
+    assert place.snapshots() == []
+
+
+def test_only_takes_just_what_it_names(place: Place) -> None:
+    backup_vps1(only=["system-config"])
+
+    assert manifest_of(place.snapshots()[0]).data_types() == ("system-config",)
+
+
+def test_only_with_an_unknown_name_touches_nothing(place: Place) -> None:
+    with pytest.raises(InventoryError, match="data type 'websit': not protected on vps1"):
+        backup_vps1(only=["websit"])
+
+    assert place.files() == {}
+    assert place.staged() == []
+
+
+def test_large_artifacts_are_stored_in_parts(place: Place) -> None:
+    place.create(lambda document: document["remote"].update(part_size_bytes=1024**2))
+
+    backup_vps1()
+
+    parts = sorted(path.name for path in (place.snapshots()[0] / "files" / "website").iterdir())
+    assert parts[0] == "website.tar.zst.age.000"
+    assert len(parts) > 2
+
+
+def test_the_second_run_at_once_ends_at_once_and_nothing_is_mixed(place: Place) -> None:
+    backup_vps1()
+    before = place.files()
+
+    with (
+        locked(str(place.remote), "vps1", "backup of vps1"),
+        pytest.raises(LockedError, match="another run is at work"),
+    ):
+        backup_vps1()
+
+    assert place.files() == before
+
+
+def test_a_key_of_another_host_stops_it_before_anything_is_read(place: Place) -> None:
+    place.play("vps3")
+
+    with pytest.raises(SetupError, match="expected a key of host vps1, seen the key of vps3"):
+        backup_vps1()
+
+    assert place.files() == {}
+
+
+def test_recipients_that_are_not_set_stop_it(place: Place) -> None:
+    place.create(lambda document: document["recipients"].update(recovery=None))
+
+    with pytest.raises(InventoryError, match=r"recipients\.recovery: expected an age recipient"):
+        backup_vps1()
+
+    assert place.files() == {}
+
+
+def test_a_wrong_recipient_stops_it_before_anything_is_read(place: Place) -> None:
+    wrong = "age1" + "q" * 58
+    place.create(lambda document: document["recipients"].update(recovery=wrong))
+
+    with pytest.raises(SealingError, match="age refuses them"):
+        backup_vps1()
+
+    assert place.files() == {}
+
+
+def test_a_wrong_rclone_remote_name_is_said_and_not_retried(place: Place) -> None:
+    place.create(lambda document: document["remote"].update(path="gdrive-bakcup:gx-backups"))
+
+    with pytest.raises(BackupError, match="gdrive-bakcup") as failure:
+        backup_vps1()
+
+    assert not failure.value.retryable
+    assert place.staged() == []
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_an_unreachable_remote_is_said_and_leaves_nothing(
+    place: Place, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.root / "rclone.conf").write_text(
+        f"[away]\ntype = webdav\nurl = http://127.0.0.1:{closed_port}\nvendor = other\n"
+    )
+    place.create(lambda document: document["remote"].update(path="away:gx-backups", call_timeout_seconds=20))
+    without_waiting(monkeypatch)
+
+    with pytest.raises(RemoteError, match="away:gx-backups") as failure:
+        backup_vps1()
+
+    assert failure.value.retryable
+    assert place.staged() == []
+
+
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once, so that the test need not wait as a host would."""
+    from flows import recipes
+
+    for name in ("survey", "upload", "verify", "commit"):
+        quick = getattr(recipes, name).with_options(retry_delay_seconds=0, retry_jitter_factor=None)
+        monkeypatch.setattr(recipes, name, quick)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real ext4 of 24 MiB."""
+    image, mount = tmp_path / "disk.img", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(24 * 1024**2)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    mount.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    shutil.rmtree(mount / "lost+found")
+    mount.chmod(0o700)
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+def test_no_room_in_staging_is_known_before_the_work(place: Place, small_disk: Path) -> None:
+    place.staging = small_disk
+    place.play("vps1")
+
+    with pytest.raises(IncompleteBackupError, match=r"needs up to \d+ bytes and \d+ to spare"):
+        backup_vps1()
+
+    assert place.files() == {}
+    assert place.staged() == []
+
+
+def test_a_remote_that_is_full_keeps_what_it_had(
+    place: Place, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_waiting(monkeypatch)
+    place.remote = small_disk
+    place.create()
+    backup_vps1(only=["system-config"])
+    before = place.files()
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 2 * 1024**2))
+
+    with pytest.raises(BackupError, match=r"space|room|full"):
+        backup_vps1(only=["website"])
+
+    after = place.files()
+    assert {name: after[name] for name in before} == before
+    assert place.staged() == []
+
+
+def test_a_clock_behind_the_newest_snapshot_stops_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    backup_vps1()
+    before = place.files()
+    monkeypatch.setattr(clock, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
+
+    with pytest.raises(SetupError, match="clock: expected later than the newest snapshot"):
+        backup_vps1()
+
+    assert place.files() == before
+
+
+def test_a_clock_an_hour_ahead_drops_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(4):
+        backup_vps1()
+    monkeypatch.setattr(clock, "now", lambda: datetime.now(UTC) + timedelta(hours=1))
+
+    backup_vps1()
+
+    assert len([folder for folder in place.snapshots() if (folder / "files" / "website").exists()]) == 5
+
+
+def change(folder: Path) -> None:
+    file = folder / "manifest.json"
+    file.write_text(file.read_text().replace('"keep_days": 30', '"keep_days": 31'))
+
+
+def sign_as_a_stranger(folder: Path) -> None:
+    (folder / "manifest.json.sig").write_text("QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n")
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def lose_the_signature(folder: Path) -> None:
+    (folder / "manifest.json.sig").unlink()
+
+
+@pytest.mark.parametrize("harm", [change, sign_as_a_stranger, remove, lose_the_signature])
+def test_a_past_that_was_tampered_with_is_red_but_todays_backup_is_kept(place: Place, harm: Any) -> None:
+    backup_vps1()
+    backup_vps1()
+    harm(place.snapshots()[0])
+
+    with pytest.raises(IntegrityError, match="the past does not fit together"):
+        backup_vps1()
+
+    assert manifest_of(place.snapshots()[-1]).complete
+
+
+def test_a_remote_that_was_rolled_back_shows(place: Place) -> None:
+    backup_vps1()
+    backup_vps1()
+    shutil.rmtree(place.snapshots()[-1])
+
+    with pytest.raises(IntegrityError, match="this host wrote it last, and the remote no longer holds it"):
+        backup_vps1()
+
+
+def test_no_secret_reaches_log_manifest_or_report(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    backup_vps1()
+
+    key = (place.signing_key("vps1")).read_text().splitlines()[1]
+    told = caplog.text + json.dumps({name: body.decode("latin-1") for name, body in place.files().items()})
+    assert key not in told
+    assert "not-a-real-one" not in told
+
+
+def test_a_full_staging_disk_in_mid_stream_leaves_nothing(
+    place: Place, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gxbackup import staging
+
+    (place.site / "noise.bin").write_bytes(random.Random(1).randbytes(40 * 1024**2))
+    place.staging = small_disk
+    place.play("vps1")
+    monkeypatch.setattr(staging, "SPARE_BYTES", -(2**40))  # the estimate was wrong: the disk fills while it is written
+
+    with pytest.raises(IncompleteBackupError, match="no room left while writing"):
+        backup_vps1(only=["website"])
+
+    assert place.files() == {}
+    assert place.staged() == []
+    with pytest.raises(StagingError):
+        monkeypatch.undo()
+        staging.require_room(small_disk, 2**50, "anything")
