@@ -99,6 +99,12 @@ def put_back(target: Path, before: Path | None) -> None:
     _finish(work, real)
 
 
+def discard(tree: Path) -> None:
+    """Delete a tree that nobody misses, if it is there; links in it are not followed."""
+    if os.path.lexists(tree):
+        shutil.rmtree(tree)
+
+
 def _resolved(target: Path) -> Path:
     real = Path(os.path.realpath(target))
     if os.path.lexists(real) and not real.is_dir():

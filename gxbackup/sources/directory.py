@@ -106,14 +106,15 @@ class Directory(Source):
                 "was it moved, or is its disk not mounted? the path is in the inventory, as source.root",
             )
         for path in self.paths:
-            if not os.path.lexists(real_root / path):
+            if not (real_root / path).exists():
                 raise SourceMissingError(
                     f"{data_type}: {PurePosixPath(self.root) / path}: expected, seen nothing",
                     "a path that may be absent belongs under source.optional_paths",
                 )
-        there = [path for path in self.optional_paths if os.path.lexists(real_root / path)]
+        there = [path for path in self.optional_paths if (real_root / path).exists()]
         absent = [path for path in self.optional_paths if path not in there]
-        paths = [*self.paths, *there] if self.paths or self.optional_paths else ["."]
+        named = [*self.paths, *there]
+        paths = _followed(real_root, named, data_type) if self.paths or self.optional_paths else ["."]
         if not paths:
             raise SourceMissingError(f"{data_type}: {self.root}: none of its paths is there: {', '.join(absent)}")
         inside = mounts.below([real_root / path for path in paths])
@@ -228,6 +229,33 @@ class _TarStream:
         if untold := messages.counts["losses"] + messages.counts["others"] - len(shortfalls):
             shortfalls.append(f"and {untold} more")
         return StreamEnd(evidence, tuple(shortfalls))
+
+
+def _followed(root: Path, paths: list[str], data_type: str) -> list[str]:
+    """
+    Return paths with the links that lead to them, and what they lead to; each once, none inside another.
+
+    A folder that was moved to another disk behind a symlink is named by the inventory as if it still lay there; tar
+    alone would keep the link and nothing else.
+    """
+    found: dict[PurePosixPath, None] = {}
+    for path in paths:
+        here, steps = root, [*reversed(PurePosixPath(path).parts)]
+        while steps:
+            step = steps.pop()
+            here = here.parent if step == ".." else here / step
+            if here.is_symlink():
+                if here.is_relative_to(root):
+                    found[PurePosixPath(here.relative_to(root))] = None
+                steps += reversed(here.readlink().parts)
+                here = here.parent
+        if not here.is_relative_to(root):
+            raise SourceMissingError(
+                f"{data_type}: {root / path}: leads to {here}, out of {root}",
+                "name the root that holds both, or make it a data type of its own",
+            )
+        found[PurePosixPath(here.relative_to(root))] = None
+    return [str(path) for path in found if not any(other in path.parents for other in found)]
 
 
 def _member(path: str) -> str:

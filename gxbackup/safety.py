@@ -1,0 +1,188 @@
+"""
+The safety copy of what a restore overwrites file by file, and the journal that undoes one that was killed.
+
+    SAFETY_DIR/overlay-20261122T020000.000000Z/before.tar           what was overwritten, with all attributes
+    SAFETY_DIR/overlay-20261122T020000.000000Z/journal.open.json    still at work, or killed; done or undone otherwise
+
+Opened with nothing of ours: `tar -x -p -C ROOT -f before.tar`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gxbackup import clock, exchange, placing, trees
+from gxbackup.adapters import process
+from gxbackup.errors import RestoreError, RestoreRefusedError
+from gxbackup.model import Evidence
+from gxbackup.tarstream import TarScanner
+
+TAR_TIMEOUT_SECONDS = 3600
+CHUNK_BYTES = 1024**2
+_COPY = "before.tar"
+_STATES = ("open", "done", "undone")
+
+
+@dataclass(frozen=True)
+class SafetyCopy:
+    """What one overlay overwrites and creates, noted on disk before it begins."""
+
+    folder: Path
+    root: Path
+    overwritten: tuple[str, ...]
+    created: tuple[str, ...]
+    temporary: str  # file name of a copy that grows beside its place
+    evidence: Evidence
+
+    @classmethod
+    def take(cls, safety_dir: Path, root: Path, overwritten: list[str], created: list[str]) -> SafetyCopy:
+        """
+        Copy what will be overwritten, and note what will be created; both are on disk when this returns.
+
+        Raises: RestoreRefusedError where it cannot be copied whole, or the directory is open to others.
+        """
+        _require_private(safety_dir)
+        folder = safety_dir / f"overlay-{clock.now():%Y%m%dT%H%M%S.%fZ}"
+        folder.mkdir(mode=0o700)
+        copy = cls(
+            folder=folder,
+            root=root,
+            overwritten=tuple(overwritten),
+            created=tuple(created),
+            temporary=f".gx-restore-{secrets.token_hex(4)}",
+            evidence=_copied(root, overwritten, folder / _COPY),
+        )
+        copy._write("open")
+        return copy
+
+    @classmethod
+    def of(cls, folder: Path) -> SafetyCopy:
+        """Read the journal in a folder; RestoreRefusedError where there is none that can be read."""
+        for state in _STATES:
+            with suppress(FileNotFoundError):
+                text = (folder / f"journal.{state}.json").read_text(encoding="utf-8")
+                break
+        else:
+            raise RestoreRefusedError(f"{folder}: expected the journal of a restore, seen none")
+        noted: dict[str, Any] = json.loads(text)
+        return cls(
+            folder=folder,
+            root=Path(noted["root"]),
+            overwritten=tuple(noted["overwritten"]),
+            created=tuple(noted["created"]),
+            temporary=noted["temporary"],
+            evidence=noted["evidence"],
+        )
+
+    @classmethod
+    def unfinished(cls, safety_dir: Path, root: Path) -> list[SafetyCopy]:
+        """Return the safety copies of overlays over a root that neither ended nor were put back, the newest first."""
+        found = [cls.of(note.parent) for note in sorted(safety_dir.glob("overlay-*/journal.open.json"), reverse=True)]
+        return [copy for copy in found if copy.root == root]
+
+    def close(self) -> None:
+        """Note that the overlay ended well; the copy stays for `put_back`."""
+        self._write("done")
+
+    def put_back(self) -> None:
+        """
+        Make all as it was: what was overwritten comes back, what was created goes, growing copies are swept.
+
+        Raises: RestoreError, IntegrityError; it may be called again.
+        """
+        self._write("open")
+        before = self.folder / "before"
+        exchange.discard(before)
+        before.mkdir(mode=0o700)
+        try:
+            with (self.folder / _COPY).open("rb") as tar:
+                trees.extract(iter(lambda: tar.read(CHUNK_BYTES), b""), before, self.evidence)
+            placing.put(before, self.root, self.overwritten, self.temporary)
+            for path in reversed(self.created):
+                _remove(self.root / path)
+            for folder in {(self.root / path).parent for path in (*self.overwritten, *self.created)}:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    (folder / self.temporary).unlink()
+            os.sync()
+        except OSError as error:
+            raise RestoreError(
+                f"{self.root}: cannot be put back: {error.strerror}: {error.filename}",
+                f"what was overwritten lies in {self.folder / _COPY}",
+            ) from None
+        finally:
+            exchange.discard(before)
+        self._write("undone")
+
+    def _write(self, state: str) -> None:
+        """Let the journal say a state, and nothing else, from one moment to the next."""
+        noted = {
+            "root": str(self.root),
+            "overwritten": self.overwritten,
+            "created": self.created,
+            "temporary": self.temporary,
+            "evidence": self.evidence,
+        }
+        note = self.folder / f"journal.{state}.json"
+        others = [self.folder / f"journal.{other}.json" for other in _STATES if other != state]
+        if earlier := [other for other in others if other.exists()]:
+            earlier[0].rename(note)
+        elif not note.exists():
+            growing = self.folder / "journal.new"
+            growing.write_text(json.dumps(noted, indent=2), encoding="utf-8")
+            _sync(growing)
+            growing.rename(note)
+        _sync(self.folder)
+        _sync(self.folder.parent)
+
+
+def _require_private(safety_dir: Path) -> None:
+    safety_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seen = safety_dir.lstat()
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_mode & 0o077 or seen.st_uid != os.geteuid():
+        raise RestoreRefusedError(
+            f"{safety_dir}: expected a directory of mode 0700 that is ours, for keys and secrets will lie in it"
+        )
+
+
+def _copied(root: Path, paths: list[str], tar: Path) -> Evidence:
+    names = b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
+    done = process.run(
+        [
+            "tar", "--create", f"--file={tar}", "--format=posix", "--numeric-owner", "--acls", "--xattrs",
+            "--xattrs-include=*", "--sparse", "--no-recursion", "--quoting-style=escape", f"--directory={root}",
+            "--null", "--verbatim-files-from", "--files-from=-",
+        ],
+        timeout_seconds=TAR_TIMEOUT_SECONDS, stdin=names, check=False,
+    )  # fmt: skip
+    if done.returncode != 0 or done.stderr:
+        raise RestoreRefusedError(f"{root}: no safety copy, so nothing was touched: {done.complaint()}")
+    scanner = TarScanner()
+    with tar.open("rb") as copied:
+        while chunk := copied.read(CHUNK_BYTES):
+            scanner.feed(memoryview(chunk))
+    _sync(tar)
+    return scanner.finish()
+
+
+def _remove(path: Path) -> None:
+    """Remove what an overlay created; a folder into which others have put something since stays."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+        elif not any(path.iterdir()):
+            path.rmdir()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
