@@ -53,7 +53,7 @@ def _parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
         if typing.get_origin(hint) in (Union, types.UnionType):
             hint = next(choice for choice in typing.get_args(hint) if choice is not type(None))
         if parameter.default is inspect.Parameter.empty:
-            shown: dict[str, Any] = {"dest": name, "required": True, "help": "required"}
+            shown = {"dest": name, "required": True, "help": "required"}
         else:
             shown["default"] = parameter.default
         if hint is bool:

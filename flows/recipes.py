@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import runtime
 from prefect.logging import get_run_logger
 
-from gxbackup import clock
-from gxbackup.errors import BackupError, IntegrityError
+from gxbackup import clock, exchange, restoring
+from gxbackup.errors import BackupError, IntegrityError, RestoreError
 from gxbackup.locks import locked
-from gxbackup.staging import staging_area
+from gxbackup.staging import staging_area, staging_root
 from tasks import host
+from tasks.approval import approve_or_refuse
+from tasks.catalogs import list_catalog
 from tasks.checksum import checksum
+from tasks.choose import choose
 from tasks.collect import collect
 from tasks.commit import commit
 from tasks.compress import compress
+from tasks.download import download
 from tasks.outcome import Outcome
-from tasks.pages import backup_page
+from tasks.pages import backup_page, catalog_page, overlay_in_words, prune_page, restore_page
 from tasks.policy import speak_plainly
 from tasks.prune import prune
 from tasks.report import publish
+from tasks.restore import (
+    apply_overlay,
+    difference,
+    plan_overlay,
+    preview,
+    put_in_place,
+    recover_overlay,
+    restart,
+    undo_overlay,
+    unpack,
+)
 from tasks.survey import survey
 from tasks.upload import upload
 from tasks.verify import verify
@@ -71,3 +88,140 @@ def back_up(server: str, only: list[str] | None = None) -> str:
         raise failure
     get_run_logger().info("%s %s is complete and proven", server, manifest.snapshot)
     return manifest.snapshot
+
+
+def restore_tree(
+    server: str, data_type: str, snapshot: str, target: str, mode: str, approve: bool, restart_container: str = ""
+) -> None:
+    """
+    Put one file tree back as a whole: planned, to scratch, or in place of what is there, in one step.
+
+    Until that step nothing is touched; the tree that it replaces stays beside it. Where the container does not come
+    back, the restored tree stays: it is proven, and what it replaced is named in the error.
+
+    Raises: RestoreRefusedError, RestoreError, IntegrityError, SealingError, RemoteError, LockedError.
+    """
+    speak_plainly()
+    with staging_area(f"restore-{server}") as area:
+        chosen = choose(server, data_type, snapshot, area)
+        where = Path(target or restoring.origin(chosen))
+        key = f"restore-{data_type}"
+        if mode == "scratch":
+            into = restoring.scratch_directory(target)
+            download(chosen, area)
+            unpack(chosen, area, into)
+            _tell(key, restore_page([chosen], str(into), mode, ["unpacked; evidence equal"]))
+            return
+        download(chosen, area)
+        if mode == "plan":
+            changes = restoring.in_words(preview(chosen, area, where))
+            _tell(key, restore_page([chosen], str(where), mode, [*changes, "nothing was touched"]))
+            return
+        with exchange.prepare(where, chosen.plain_size_bytes()) as prepared:
+            unpack(chosen, area, prepared)
+            page = restore_page([chosen], str(where), mode, restoring.in_words(difference(prepared, where)))
+            _tell(key, page)
+            approve_or_refuse(str(where), page, approve)
+            with locked(host.inventory().remote.path, server, f"restore of {data_type}"):
+                before = put_in_place(prepared, where)
+    kept = f"what was there lies in {before}" if before else "nothing was there before"
+    if restart_container and str(where) == restoring.origin(chosen):
+        try:
+            restart(restart_container)
+        except BackupError as error:
+            raise RestoreError(
+                f"{where}: restored and proven, but its container did not come back: {error.message}",
+                kept, *error.hints, f"then restart it by hand: docker restart {restart_container}",
+            ) from None  # fmt: skip
+    _tell(key, f"{page}- restored; evidence equal; {kept}\n")
+
+
+def restore_overlay(
+    server: str,
+    data_types: list[str] | None,
+    snapshot: str,
+    only: list[str] | None,
+    target: str,
+    mode: str,
+    approve: bool,
+    with_identity: bool,
+) -> None:
+    """
+    Put a host's own files back over a live root, file by file; nothing is deleted.
+
+    All data types are unpacked, proven and planned before the first file is touched; where one of them fails, those
+    before it are put back too.
+
+    Raises: RestoreRefusedError, RestoreError, IntegrityError, SealingError, RemoteError, LockedError.
+    """
+    speak_plainly()
+    promised = host.inventory().server(server).data_types
+    ours = [name for name, promise in promised.items() if promise.restore_flow == "restore-host-config"]
+    with staging_area(f"restore-{server}") as area:
+        names = restoring.select(list_catalog(server, area), ours, data_types, snapshot)
+        chosen = {name: choose(server, name, snapshot, area) for name in names}
+        root = Path(target or restoring.origin(chosen[names[0]]))
+        scratch = restoring.scratch_directory(target) if mode == "scratch" else area / "trees"
+        prepared = {name: scratch / name for name in names}
+        for name, choice in chosen.items():
+            download(choice, area)
+            prepared[name].mkdir(mode=0o700, parents=True)
+            unpack(choice, area, prepared[name])
+        if mode == "scratch":
+            _tell(
+                "restore-host-config", restore_page(list(chosen.values()), target, mode, ["unpacked; evidence equal"])
+            )
+            return
+        safety_dir = staging_root().parent / "safety"
+        undone = recover_overlay(root, safety_dir) if mode == "in-place" else []
+        wanted = restoring.share_out(only or [], prepared)
+        plans = {
+            name: plan_overlay(name, tree, root, wanted[name], with_identity)
+            for name, tree in prepared.items()
+            if wanted[name] or not only
+        }
+        changes = [f"put back first, from a restore that was killed: {folder}" for folder in undone]
+        changes += [line for name, planned in plans.items() for line in overlay_in_words(name, planned)]
+        page = restore_page(list(chosen.values()), str(root), mode, changes)
+        _tell("restore-host-config", page)
+        if mode == "plan":
+            return
+        approve_or_refuse(str(root), page, approve)
+        kept: list[Path] = []
+        with locked(host.inventory().remote.path, server, f"restore of {', '.join(plans)}"):
+            try:
+                for name, planned in plans.items():
+                    kept.append(apply_overlay(name, planned, safety_dir))
+            except BackupError:
+                for folder in reversed(kept):
+                    undo_overlay(folder)
+                raise
+    _tell("restore-host-config", f"{page}- put back; what was overwritten lies in {', '.join(map(str, kept))}\n")
+
+
+def list_held(server: str) -> None:
+    """Show the snapshots that the remote holds for one server, or for all."""
+    speak_plainly()
+    names = list(host.inventory().servers) if server == "all" else [server]
+    for name in names:
+        host.inventory().server(name)
+    with staging_area("list") as area:
+        _tell("snapshots", catalog_page([list_catalog(name, area) for name in names]))
+
+
+def prune_by_hand(server: str, dry_run: bool, confirm: str | None) -> None:
+    """Plan what a server no longer needs to hold, and drop it unless it is a dry run."""
+    speak_plainly()
+    host.inventory().server(server)
+    with (
+        locked(host.inventory().remote.path, server, f"prune of {server}"),
+        staging_area(f"prune-{server}") as area,
+    ):
+        plan = prune(server, area, dry_run, confirm)
+    _tell(f"prune-{server}", prune_page(server, plan, dry_run))
+
+
+def _tell(key: str, page: str) -> None:
+    """Show a page in the UI and in the log: at 3 a.m. there may be no UI."""
+    publish(key, page, page.splitlines()[0].removeprefix("# "))
+    get_run_logger().info("\n%s", page)

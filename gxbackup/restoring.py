@@ -1,21 +1,24 @@
 """
-The first half of every restore: choose a good snapshot, fetch what is needed of it, check it before it is opened.
+The first half of every restore: choose a good snapshot, fetch what is needed, check it, unpack it where nobody uses it.
 
-How bytes are put back is each kind's own (`trees`, `exchange`, `overlay`).
+How it takes the place of what is there is `exchange`'s and `overlay`'s business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from gxbackup import checking, freshness, layout
+from gxbackup import checking, freshness, layout, sealing, trees
 from gxbackup.adapters.rclone import Progress, Remote
 from gxbackup.errors import RestoreRefusedError
 from gxbackup.model import Artifact, Catalog, Frozen, HeldSnapshot
+from gxbackup.trees import TreeDifference
 
 LATEST = "latest"
+NAMES_TOLD = 15
 
 
 class Chosen(Frozen):
@@ -124,3 +127,109 @@ def _known(catalog: Catalog, good: Sequence[HeldSnapshot]) -> str:
     if good:
         return f"good snapshots: {', '.join(held.snapshot for held in good[:5])}"
     return f"{len(catalog.snapshots)} snapshots are held there; the flow list-snapshots shows them"
+
+
+def preview(artifact: Artifact, area: Path, identity_file: Path, target: Path) -> TreeDifference:
+    """
+    Read a fetched file tree to its end, checked and vetted as a restore would, and say what it would change.
+
+    Raises: SealingError, IntegrityError, RestoreRefusedError; nothing is unpacked.
+    """
+    with sealing.unseal(artifact, sealed_files(artifact, area), identity_file) as chunks:
+        return trees.preview(chunks, target, artifact.evidence)
+
+
+def unpack(artifact: Artifact, area: Path, identity_file: Path, into: Path) -> None:
+    """
+    Unpack a fetched file tree into an empty directory that nobody uses yet, and prove that it is the one captured.
+
+    One pass: unsealed, decompressed, hashed, vetted and unpacked in flight; then the tree on disk is counted and
+    compared with the manifest's evidence. Nothing may use `into` before this returned; on failure a part is left in it.
+
+    Raises: SealingError, IntegrityError, RestoreRefusedError, RestoreError.
+    """
+    with sealing.unseal(artifact, sealed_files(artifact, area), identity_file) as chunks:
+        trees.extract(chunks, into, artifact.evidence)
+    trees.compare(artifact.evidence, trees.tally(into))
+    for file in sealed_files(artifact, area):
+        file.unlink()
+
+
+def scratch_directory(target: str) -> Path:
+    """
+    Make (or take) the empty directory that a restore to scratch unpacks into.
+
+    Raises: RestoreRefusedError unless it is absolute and absent or empty.
+    """
+    place = Path(target)
+    hint = "scratch never overwrites: name a folder that is not there yet, for example /root/to-look-at"
+    if not target or not place.is_absolute():
+        raise RestoreRefusedError(f"target: expected an absolute path, seen {target!r}", hint)
+    if place.is_symlink() or (place.exists() and (not place.is_dir() or any(place.iterdir()))):
+        raise RestoreRefusedError(f"target {place}: expected nothing or an empty folder, seen something there", hint)
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RestoreRefusedError(f"target {place}: cannot be made: {error.strerror}", hint) from None
+    return place
+
+
+def origin(chosen: Chosen) -> str:
+    """Return the root that a file tree was captured from."""
+    root = chosen.artifacts[0].settings.get("root")
+    if not isinstance(root, str):
+        raise RestoreRefusedError(f"{chosen.data_type}: is no file tree", "this restore puts file trees back")
+    return root
+
+
+def select(catalog: Catalog, ours: Sequence[str], named: Sequence[str] | None, snapshot: str) -> list[str]:
+    """
+    Return which data types a restore of several takes: those named, else all of ours (that the named snapshot holds).
+
+    Raises: RestoreRefusedError for one that this restore does not put back, or where none is left.
+    """
+    if unknown := [name for name in named or [] if name not in ours]:
+        raise RestoreRefusedError(
+            f"data type {unknown[0]!r}: not put back by this restore on {catalog.server}",
+            f"choose from: {', '.join(ours)}",
+        )
+    held = catalog.find(snapshot)
+    chosen = list(named or [name for name in ours if held is None or held.manifest.of(name)])
+    if not chosen:
+        raise RestoreRefusedError(f"{catalog.server} {snapshot}: holds none of {', '.join(ours)}")
+    return chosen
+
+
+def share_out(only: Sequence[str], prepared: Mapping[str, Path]) -> dict[str, list[str]]:
+    """
+    Return for each unpacked tree which of the wanted paths it holds.
+
+    Raises: RestoreRefusedError for a path that none of them holds.
+    """
+    shares = {
+        name: [path for path in only if os.path.lexists(tree / path.strip("/"))] for name, tree in prepared.items()
+    }
+    for path in only:
+        if not any(path in share for share in shares.values()):
+            raise RestoreRefusedError(
+                f"only {path}: in none of {', '.join(prepared)}", "paths are relative to the root: etc/nginx"
+            )
+    return shares
+
+
+def in_words(difference: TreeDifference) -> list[str]:
+    """Say a difference in a few lines for people, first names included."""
+    told = [
+        f"{count} {what}"
+        for what, count in (
+            ("added", difference.added_count),
+            ("changed", difference.changed_count),
+            ("removed", difference.removed_count),
+            ("the same", difference.same_count),
+        )
+    ]
+    for what, names in (("added", difference.added), ("changed", difference.changed), ("removed", difference.removed)):
+        told += [f"{what}: {name}" for name in names[:NAMES_TOLD]]
+        if len(names) > NAMES_TOLD:
+            told.append(f"{what}: … and more")
+    return told

@@ -41,7 +41,7 @@ class Outcome:
         get_run_logger().error("%s is missing: %s", data_type, reason)
 
     def manifest(self, flow_run_id: str | None, finished_at: datetime) -> Manifest:
-        """Return the manifest of what is proven; IncompleteBackupError where nothing is, so that no snapshot is made."""
+        """Return the manifest of what is proven; IncompleteBackupError where nothing is: no snapshot is made."""
         if not self.artifacts:
             self._raise(len(self.survey.due))
         return Manifest(

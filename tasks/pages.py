@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gxbackup.model import Artifact, Catalog, Manifest
+from gxbackup.overlay import OverlayPlan
 from gxbackup.restoring import Chosen
 from gxbackup.retention import Plan, explain
+
+CHANGES_TOLD = 40
 
 
 def human_bytes(size_bytes: float) -> str:
@@ -81,6 +84,11 @@ def catalog_page(catalogs: Sequence[Catalog]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def prune_page(server: str, plan: Plan, dry_run: bool) -> str:
+    """Tell what was, or would be, dropped from one server's folder, and why everything else stays."""
+    return f"# Prune {server} ({'dry run: nothing was deleted' if dry_run else 'done'})\n\n{explain(plan)}\n"
+
+
 def restore_page(chosen: Sequence[Chosen], target: str, mode: str, changes: Sequence[str]) -> str:
     """Tell what a restore would do, or did: which data, how old, how big, what it overwrites."""
     lines = [
@@ -97,6 +105,17 @@ def restore_page(chosen: Sequence[Chosen], target: str, mode: str, changes: Sequ
     remarks = [remark for choice in chosen for remark in choice.remarks]
     lines += ["", *(f"- {_cell(line)}" for line in remarks), *(f"- {_cell(change)}" for change in changes)]
     return "\n".join(lines) + "\n"
+
+
+def overlay_in_words(data_type: str, planned: OverlayPlan) -> list[str]:
+    """Say what an overlay would do, or did, in a few lines."""
+    told = [f"{data_type}: {len(planned.changes)} to put back, {planned.unchanged_count} the same already"]
+    told += [change.described() for change in planned.changes[:CHANGES_TOLD]]
+    if len(planned.changes) > CHANGES_TOLD:
+        told.append(f"… and {len(planned.changes) - CHANGES_TOLD} more")
+    if planned.left_alone:
+        told.append(f"left alone, this host's identity: {', '.join(planned.left_alone[:CHANGES_TOLD])}")
+    return told
 
 
 def _evidence(artifact: Artifact) -> str:

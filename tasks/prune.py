@@ -17,7 +17,7 @@ def prune(server: str, area: Path, dry_run: bool, confirm: str | None = None) ->
     """Plan from a fresh catalog; delete only what is planned, path by path, unless it is a dry run."""
     inventory, remote = host.inventory(), host.remote()
     held = catalog.load(remote, inventory, server, area)
-    plan = retention.plan(held, inventory, clock.now(), running=not dry_run, confirm_sha256=confirm)
+    plan = retention.plan(held, inventory, clock.now(), confirm_sha256=confirm)
     if not dry_run:
         pruning.execute(plan, remote, relist=lambda: catalog.load(remote, inventory, server, area))
     return plan

@@ -24,7 +24,6 @@ STDERR_TAIL_BYTES = 8192
 PASSED_ON = ("PATH", "HOME", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 Stream = int | IO[bytes] | None
 Child: TypeAlias = subprocess.Popen[bytes]
-Child: TypeAlias = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
