@@ -13,16 +13,19 @@ from typing import IO
 
 NAMES_KEPT = 20
 LOSSES_KEPT = 200
+SHRANK = "shrank_and_padded"
 # The evidence each message becomes. Files change and vanish under a live service; that is noted, not a failure.
 NOTED = {
     "skipped_sockets": re.compile(r"tar: (.*): socket ignored"),
     "changed_while_read": re.compile(r"tar: (.*): file changed as we read it"),
     "vanished": re.compile(r"tar: (.*): File removed before we read it"),
-    "shrank_and_padded": re.compile(r"tar: (.*): File shrank by \d+ bytes?; padding with zeros"),
+    SHRANK: re.compile(r"tar: (.*): File shrank by \d+ bytes?; padding with zeros"),
 }
 _LOSS = re.compile(
     r"tar: (.*): (Cannot [a-z]+|Read error at byte \d+.*|Warning: Cannot .*|[Uu]nknown file type.*)(: .*)?"
 )
+_ESCAPED = re.compile(rb"\\([0-7]{3}|.)")
+_LETTERS = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 _LAST_WORDS = re.compile(r"tar: Exiting with failure status due to previous errors")
 
 
@@ -69,3 +72,13 @@ class TarMessages(threading.Thread):
         self.counts[kind] += 1
         if len(kept) < LOSSES_KEPT:
             kept.append(line.removeprefix("tar: "))
+
+
+def unquoted(name: str) -> bytes:
+    """Return the bytes of a name that tar spelled with `--quoting-style=escape`."""
+
+    def plain(match: re.Match[bytes]) -> bytes:
+        escape = match[1]
+        return bytes([int(escape, 8)]) if len(escape) == 3 else _LETTERS.get(escape, escape)
+
+    return _ESCAPED.sub(plain, name.encode())

@@ -6,7 +6,6 @@ Source: strategy rows Website Files, Docker Compose Config, K3s Config, SSH Keys
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
 import itertools
 import os
@@ -32,12 +31,11 @@ from gxbackup.errors import (
     SourceMissingError,
 )
 from gxbackup.model import Capture, Evidence, RelativePath
-from gxbackup.ports import PlainStream, StreamEnd
+from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Source
 from gxbackup.tar_messages import TarMessages
-from gxbackup.tarstream import TarScanner
+from gxbackup.tar_output import PIPE_BYTES, TarOutput
 
-PIPE_BYTES = 1024**2
 # Records of 256 KiB: a third of the time that tar's own 10 KiB take through a pipe (0.7 GiB: 0.8 s for 2.2 s).
 BLOCKING_FACTOR = 512
 MEMBER_BYTES = 2048
@@ -153,7 +151,12 @@ class Directory(Source):
             messages = TarMessages(tar.stderr)
             messages.start()
             try:
-                yield _TarStream(tar, messages, capture)
+                yield TarOutput(
+                    tar,
+                    messages,
+                    Path(str(capture.settings["real_root"])),
+                    f"{capture.data_type}: tar of {capture.settings['root']}",
+                )
             finally:
                 process.end(tar)
                 messages.join()
@@ -189,46 +192,6 @@ class Directory(Source):
             return lambda _name: False
         matches = re.compile("|".join(patterns)).match
         return lambda name: matches(name) is not None
-
-
-class _TarStream:
-    """tar's output, counted as it passes."""
-
-    def __init__(self, tar: process.Child, messages: TarMessages, capture: Capture) -> None:
-        assert tar.stdout is not None
-        fcntl.fcntl(tar.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._tar = tar
-        self._pipe = tar.stdout.fileno()
-        self._messages = messages
-        self._capture = capture
-        self._scanner = TarScanner()
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = os.readv(self._pipe, [buffer])
-        self._scanner.feed(buffer[:count])
-        return count
-
-    def finish(self) -> StreamEnd:
-        messages, what = self._messages, f"{self._capture.data_type}: tar of {self._capture.settings['root']}"
-        status = self._tar.wait()
-        messages.join()
-        if status not in (0, 1, 2) or (status == 2 and (messages.others or not messages.losses)):
-            raise CommandError(f"{what}: expected exit status 0, seen {status}: {messages.complaint()}")
-        try:
-            evidence = self._scanner.finish()
-        except IntegrityError as error:
-            raise CollectError(f"{what}: {error.message}", retryable=True) from None
-        if not any(evidence[key] for key in ("files", "symlinks", "devices", "fifos")):
-            raise EmptyArtifactError(
-                f"{what}: expected files, seen none", "an empty folder is no backup; is its disk mounted?"
-            )
-        for key, names in messages.noted.items():
-            evidence[key] = messages.counts[key]
-            evidence[f"{key}_names"] = [*names]
-        shortfalls = [*messages.losses, *messages.others]
-        if untold := messages.counts["losses"] + messages.counts["others"] - len(shortfalls):
-            shortfalls.append(f"and {untold} more")
-        return StreamEnd(evidence, tuple(shortfalls))
 
 
 def _followed(root: Path, paths: list[str], data_type: str) -> list[str]:
