@@ -23,10 +23,6 @@ from gxbackup import mounts
 from gxbackup.adapters import process
 from gxbackup.adapters.host import Host
 from gxbackup.errors import (
-    CollectError,
-    CommandError,
-    EmptyArtifactError,
-    IntegrityError,
     SetupError,
     SourceMissingError,
 )
