@@ -56,7 +56,7 @@ class TarScanner:
         self._pax: dict[bytes, bytes] = {}
         self._long: dict[bytes, bytes] = {}
         self._data_bytes = 0
-        self._ended = False
+        self.ended = False  # both zero blocks were seen
 
     def feed(self, chunk: memoryview) -> None:
         """
@@ -89,7 +89,7 @@ class TarScanner:
         Raises: IntegrityError unless it ended with the two zero blocks that end a tar (`tar -t` lets a stream pass that
         was cut between two members).
         """
-        if not self._ended or self._partial:
+        if not self.ended or self._partial:
             raise IntegrityError(
                 f"tar: expected two zero blocks at its end, seen it cut after {self.tally.members()} members"
             )
@@ -231,7 +231,7 @@ class TarScanner:
     def _second_zeros(self, block: bytes) -> None:
         if block != _ZEROS:
             raise self._fault("a lone zero block")
-        self._ended = True
+        self.ended = True
         self._expect(self._padding)
 
     def _padding(self, block: bytes) -> None:

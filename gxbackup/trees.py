@@ -60,16 +60,16 @@ def extract(chunks: Iterable[memoryview | bytes], into: Path, allowed: Evidence)
         fcntl.fcntl(tar.stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         messages = TarMessages(tar.stderr)
         messages.start()
+        reads_on = True
         try:
             for chunk in chunks:
                 view = memoryview(chunk)
                 scanner.feed(view)
-                _write(tar.stdin, view)
-            evidence = scanner.finish()
+                reads_on = reads_on and _write(tar.stdin, view)
+                if not reads_on and not scanner.ended:
+                    break
+            evidence = scanner.finish() if reads_on or scanner.ended else {}
             tar.stdin.close()
-        except BrokenPipeError:
-            evidence = {}  # tar ended before its input did: it says why
-        else:
             tar.wait()
         finally:
             process.end(tar)
@@ -257,6 +257,11 @@ def _has_capability(path: bytes) -> bool:
     return True
 
 
-def _write(pipe: IO[bytes], view: memoryview) -> None:
-    while view:
-        view = view[pipe.write(view) :]
+def _write(pipe: IO[bytes], view: memoryview) -> bool:
+    """Write all; False where tar reads no more: it failed, or has seen the end and leaves the padding behind it."""
+    try:
+        while view:
+            view = view[pipe.write(view) :]
+    except BrokenPipeError:
+        return False
+    return True
