@@ -28,6 +28,7 @@ from gxbackup.inventory import RemoteSettings
 
 __all__ = ["Features", "Progress", "Quota", "Remote", "RemoteFile", "RemoteFileMissingError"]
 
+_CHECK_SECONDS = 60
 _PLAIN = ("--no-modtime", "--no-mimetype")
 _WITH_SHA256 = ("--hash", "--hash-type", "sha256")
 # One chunk is held in memory for each file sent at once.
@@ -53,14 +54,14 @@ class Remote:
         Make sure that the config knows the remote and that it answers; a root folder not made yet is fine.
 
         Raises: SetupError for a name that the config lacks, RemoteError for a remote that refuses or does not answer;
-        within the call timeout.
+        within a minute.
         """
         if ":" not in self._root and not self._root.startswith("/"):
             raise SetupError(
                 f"remote.path: expected `remote:folder` or an absolute path, seen {self._shown('')!r}",
                 "without a colon rclone takes it for a folder beside this program",
             )
-        self.list_folders("")
+        self._folders("", at_most_seconds=_CHECK_SECONDS)
 
     def features(self) -> Features:
         """Ask once what the remote can do."""
@@ -87,9 +88,7 @@ class Remote:
 
     def list_folders(self, folder: str) -> list[str]:
         """List the names of the folders right in a folder, sorted; a missing folder holds none."""
-        what = f"list {self._shown(folder)}"
-        answer = self._rclone.call(what, "lsjson", "--dirs-only", *_PLAIN, self._at(folder), accept=(0, FOLDER_MISSING))
-        return sorted(entry["Path"] for entry in entries(what, answer))
+        return self._folders(folder)
 
     def upload(
         self,
@@ -271,6 +270,11 @@ class Remote:
     def _unproven(self) -> tuple[str, ...]:
         # On a local disk rclone's own proof reads both sides once more; whoever needs one asks for sha256.
         return ("--ignore-checksum",) if self.features().is_local else ()
+
+    def _folders(self, folder: str, at_most_seconds: int | None = None) -> list[str]:
+        what, words = f"list {self._shown(folder)}", ("lsjson", "--dirs-only", *_PLAIN, self._at(folder))
+        answer = self._rclone.call(what, *words, accept=(0, FOLDER_MISSING), at_most_seconds=at_most_seconds)
+        return sorted(entry["Path"] for entry in entries(what, answer))
 
     def _sizes(self, folder: str) -> dict[str, int]:
         return {file.path: file.size_bytes for file in self.list_files(folder)}

@@ -94,13 +94,23 @@ class Rclone:
         self._settings = settings
         self._scratch = scratch
 
-    def call(self, what: str, *words: str | Path, names: Sequence[str] = (), accept: Sequence[int] = (0,)) -> Answer:
+    def call(
+        self,
+        what: str,
+        *words: str | Path,
+        names: Sequence[str] = (),
+        accept: Sequence[int] = (0,),
+        at_most_seconds: int | None = None,
+    ) -> Answer:
         """
         Run a small command; `names` are its --files-from-raw.
 
-        Raises: the error that its text and status mean, unless the status is accepted; RemoteError after the limit.
+        Raises: the error that its text and status mean, unless the status is accepted; RemoteError after
+        `call_timeout_seconds`, or less with `at_most_seconds`.
         """
         limit_seconds = self._settings.call_timeout_seconds
+        if at_most_seconds is not None:
+            limit_seconds = min(limit_seconds, at_most_seconds)
         argv = [self._program(), *_COMMON, *_SOON, *words, *(("--files-from-raw", "-") if names else ())]
         try:
             done = process.run(

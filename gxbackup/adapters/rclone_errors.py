@@ -20,7 +20,9 @@ from gxbackup.errors import BackupError, IntegrityError, RemoteError, SetupError
 USAGE, FOLDER_MISSING, FILE_MISSING, NOT_AGAIN, FATAL = 2, 3, 4, 6, 7
 _TEXT_LIMIT = 700
 _WORTH_READING = {"error", "critical", "emergency", "alert"}
-_NOISE = re.compile(r"^(Attempt \d+/\d+ (failed|succeeded)|Can't retry any of the errors|Retrying )")
+_NOISE = re.compile(r"Attempt \d+/\d+ |Can't retry any of the errors|Cancelling sync due to|Fatal error received")
+_DETAILS = re.compile(r"\s*More details:\s.*", re.DOTALL)
+_QUERY = re.compile(r"(https?://[^\s\"?]+)\?[^\s\"]+")
 
 
 class RemoteFileMissingError(RemoteError):
@@ -71,7 +73,8 @@ _GOOGLE_TOKEN = re.compile(r"\b(ya29\.|1//)[\w.-]+")
 
 
 def redacted(text: str) -> str:
-    """Return a text without what looks like a password, a key or a token."""
+    """Return a text without what looks like a password, a key or a token, and without the queries of web addresses."""
+    text = _QUERY.sub(r"\1?…", text)
     text = _SECRET.sub(lambda found: f"{found['name']}***", text)
     text = _USER_IN_URL.sub(lambda found: f"{found['scheme']}***@", text)
     return _GOOGLE_TOKEN.sub("***", text)
@@ -144,11 +147,12 @@ def failure(what: str, returncode: int, log: Sequence[LogLine]) -> BackupError:
     status (usage, not found, no retry, fatal) says that the same call would fail again.
     """
     spoken = [line.text for line in complaints(log)] or [line.text for line in log if line.stats is None][-1:]
-    text = "; ".join(dict.fromkeys(spoken))
+    text = "; ".join(dict.fromkeys(_DETAILS.sub("", line).strip() for line in spoken))
     if len(text) > _TEXT_LIMIT:
         text = f"{text[: _TEXT_LIMIT // 2]} … {text[-_TEXT_LIMIT // 2 :]}"
-    status = f"killed by signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
-    message = f"{redacted(what)}: rclone: {status}: {text}" if text else f"{redacted(what)}: rclone: {status}"
+    if returncode < 0:
+        return RemoteError(f"{redacted(what)}: rclone: killed by signal {-returncode}")
+    message = f"{redacted(what)}: rclone: exit status {returncode}{text and ': '}{text}"
     for kind in _KINDS:
         if kind.pattern.search(text):
             return kind.error(message, kind.hint, retryable=kind.retryable)
