@@ -23,6 +23,7 @@ class Copy:
     """All artifacts of one data type in one snapshot; of `NOTHING`, where the snapshot never held an artifact."""
 
     held: HeldSnapshot
+    time: datetime
     data_type: str
     good: bool
     needs: tuple[tuple[Need, Key], ...]
@@ -31,11 +32,6 @@ class Copy:
     def key(self) -> Key:
         """The snapshot's id and the data type."""
         return self.held.snapshot, self.data_type
-
-    @property
-    def time(self) -> datetime:
-        """The moment that the snapshot's id names."""
-        return layout.snapshot_time(self.held.snapshot)
 
     @property
     def keep_days(self) -> int:
@@ -75,6 +71,7 @@ def copies(catalog: Catalog) -> dict[Key, Copy]:
                 sets[artifact.set_id].append((held.snapshot, artifact.data_type))
     found: dict[Key, Copy] = {}
     for held in snapshots:
+        time = layout.snapshot_time(held.snapshot)
         for data_type in held.manifest.data_types() or (NOTHING,):
             artifacts = held.manifest.of(data_type)
             # A base is older than what builds on it, so it was judged before; a younger one is no base.
@@ -83,7 +80,9 @@ def copies(catalog: Catalog) -> dict[Key, Copy]:
                 for artifact in artifacts
             )
             needs = tuple(dict.fromkeys(need for artifact in artifacts for need in _needs(artifact, by_id, sets)))
-            copy = Copy(held, data_type, good, tuple(need for need in needs if need[1] != (held.snapshot, data_type)))
+            copy = Copy(
+                held, time, data_type, good, tuple(need for need in needs if need[1] != (held.snapshot, data_type))
+            )
             found[copy.key] = copy
     return found
 
