@@ -115,7 +115,7 @@ class Competitors:
         return measured
 
     def deployment(self) -> float:
-        """The whole deployment run, from its pick-up by the worker to its end: Prefect's own start included."""
+        """The whole deployment run, from the moment it was asked for to its end: Prefect's own start included."""
         return self._deployment_seconds("backup-vps1")
 
     def strategy_restore(self) -> None:

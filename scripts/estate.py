@@ -140,8 +140,16 @@ class Estate:
         child = self.start(
             "server", str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), **extra
         )
+        self._server = child
         await_condition("Prefect server", self._answers, 120, died=lambda: child.poll() is not None)
         return child
+
+    def restart_server(self, away_seconds: float = 0) -> None:
+        """End the server, leave nobody on its port for a while, and start it again there."""
+        assert self.url is not None
+        end(self._server)
+        time.sleep(away_seconds)
+        self.start_server(int(self.url.rsplit(":", 1)[1].partition("/")[0]))
 
     def start_worker(self, host: str = "vps1", **extra: str) -> subprocess.Popen[bytes]:
         """Start this host's worker, polling every second."""

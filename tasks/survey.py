@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -28,12 +27,10 @@ def survey(server: str, only: list[str] | None, area: Path) -> Survey:
 
 
 def prefect_server_time() -> datetime | None:
-    """Return the Prefect server's clock, from the Date header of its health page; None where there is no server."""
-    if not os.environ.get("PREFECT_API_URL"):
-        return None
+    """Return the Prefect server's clock, from the Date header of an answer; None where none answers now."""
     try:
         with get_client(sync_client=True) as client:
-            date = client._client.get("/health").headers.get("Date")  # noqa: SLF001 - the only way to its headers
+            date = client.hello().headers.get("Date")
     except httpx.HTTPError:
         return None  # a server that is away for a moment is no reason to stop a backup
     return parsedate_to_datetime(date) if date else None

@@ -1,0 +1,273 @@
+"""Through a real Prefect server and a real worker: killed, cut off, twice at once, by the operator's own spelling."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from estate import Estate, await_condition, end
+from site_tree import describe, make_website
+
+TASKS = ("survey", "collect", "compress", "checksum", "upload", "verify", "commit", "prune")
+STOP_AFTER = """
+import os, signal, sys
+from flows import recipes
+from flows.backup_vps1 import backup_vps1
+def stopping(task):
+    def run(*words, **named):
+        task(*words, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run
+setattr(recipes, sys.argv[1], stopping(getattr(recipes, sys.argv[1])))
+backup_vps1()
+"""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Estate]:
+    root = tmp_path_factory.mktemp("worker")
+    site = root / "www" / "gxcoin.money"
+    site.mkdir(parents=True)
+    make_website(site)
+
+    def edit(document: dict[str, Any]) -> None:
+        website = document["servers"]["vps1"]["data_types"]["website"]
+        website["source"]["root"] = str(site)
+        document["servers"]["vps1"]["data_types"] = {"website": website}
+
+    estate = Estate(root)
+    try:
+        estate.create(edit)
+        estate.start_server()
+        estate.deploy()
+        yield estate
+    finally:
+        estate.stop()
+
+
+@pytest.fixture
+def worker(running: Estate) -> Iterator[subprocess.Popen[bytes]]:
+    started = running.start_worker("vps1")
+    yield started
+    end(started)
+
+
+def complete(estate: Estate) -> list[Path]:
+    return sorted(path.parent for path in estate.remote.rglob("manifest.json"))
+
+
+def staged(estate: Estate) -> list[str]:
+    return [entry.name for entry in estate.staging.iterdir() if entry.name != "last-written"]
+
+
+def runs(estate: Estate, name: str) -> list[dict[str, Any]]:
+    """Return the runs of a deployment as the server tells them, newest first."""
+    code = """
+import json, sys
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.sorting import FlowRunSort
+with get_client(sync_client=True) as client:
+    found = client.read_flow_runs(deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[sys.argv[1]])),
+                                  sort=FlowRunSort.START_TIME_DESC)
+print(json.dumps([{"state": run.state_name, "message": run.state.message, "id": str(run.id)} for run in found
+                  if run.state_name != "Scheduled"]))
+"""
+    found: list[dict[str, Any]] = json.loads(estate.run(sys.executable, "-c", code, name).stdout.splitlines()[-1])
+    return found
+
+
+def flow_process(estate: Estate) -> int:
+    """Return the process id of the flow that holds the staging directory now."""
+    (area,) = [entry for entry in estate.staging.iterdir() if entry.name.startswith("run-")]
+    return int(area.name.rsplit("-", 1)[1])
+
+
+@contextmanager
+def frozen_in_mid_stream(estate: Estate) -> Iterator[int]:
+    """Wait for a run to write its sealed file, stop its tar, give the flow's process id, and let tar go on."""
+    await_condition("a run in mid-stream", sealing(estate), 90)
+    flow = flow_process(estate)
+    tars = [int(pid) for pid in Path(f"/proc/{flow}/task/{flow}/children").read_text().split() if command(pid) == "tar"]
+    assert tars
+    for pid in tars:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield flow
+    finally:
+        for pid in tars:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def command(pid: str) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def sealing(estate: Estate) -> Callable[[], bool]:
+    """Tell whether a run is writing a sealed file right now."""
+    return lambda: any(file.stat().st_size > 1024**2 for file in estate.staging.rglob("*.age"))
+
+
+@pytest.fixture
+def slow(running: Estate) -> Iterator[None]:
+    """Enough incompressible data that a run can be caught in the middle of it."""
+    rng = random.Random(3)
+    noise = running.root / "www" / "gxcoin.money" / "noise.bin"
+    with noise.open("wb") as file:
+        for _ in range(600):
+            file.write(rng.randbytes(1024**2))
+    yield
+    noise.unlink()
+
+
+def test_the_operators_spelling_backs_up_and_restores_through_the_worker(
+    running: Estate, worker: subprocess.Popen[bytes]
+) -> None:
+    site = running.root / "www" / "gxcoin.money"
+    before = describe(site)
+
+    running.run_deployment("backup-vps1")
+    shutil.rmtree(site)
+    running.run_deployment("restore-website", "-p", "mode=in-place", "-p", "approve=true", "-p", 'restart_container=""')
+
+    assert describe(site) == before
+    assert staged(running) == []
+
+
+def test_a_failed_backup_is_failed_in_the_ui_with_one_clear_message(
+    running: Estate, worker: subprocess.Popen[bytes]
+) -> None:
+    site = running.root / "www" / "gxcoin.money"
+    site.rename(site.with_name("away"))
+    try:
+        done = running.run_deployment("backup-vps1", check=False)
+    finally:
+        site.with_name("away").rename(site)
+
+    assert done.returncode == 1
+    newest = runs(running, "backup-vps1")[0]
+    assert newest["state"] == "Failed"
+    assert "1 of 1 data types are missing: website" in newest["message"]
+    log = (running.root / "logs" / "worker-vps1.log").read_text()
+    assert "IncompleteBackupError: vps1" in log
+    assert "HINT: safe in this snapshot: nothing" in log
+
+
+def test_two_runs_at_once_the_second_ends_with_a_clear_state(
+    running: Estate, worker: subprocess.Popen[bytes], slow: None
+) -> None:
+    held = len(complete(running))
+    first = running.start(
+        "first", str(Path(sys.executable).parent / "prefect"), "deployment", "run", "backup-vps1", "--watch"
+    )
+    with frozen_in_mid_stream(running):
+        second = running.run_deployment("backup-vps1", check=False)
+        third = running.flow("backup_vps1", check=False)
+
+    assert second.returncode == 1
+    assert third.returncode == 1
+    assert "vps1: another run is at work: backup of vps1" in third.stdout
+    assert first.wait(120) == 0
+    assert sorted(run["state"] for run in runs(running, "backup-vps1")[:2]) != ["Completed", "Completed"]
+    assert len(complete(running)) == held + 1
+
+
+def test_a_worker_and_its_flow_killed_in_mid_stream_lose_nothing_and_the_next_run_is_whole(
+    running: Estate, slow: None
+) -> None:
+    held = complete(running)
+    worker = running.start_worker("vps1")
+    running.run(Path(sys.executable).parent / "prefect", "deployment", "run", "backup-vps1")
+    with frozen_in_mid_stream(running) as flow:
+        os.killpg(worker.pid, signal.SIGKILL)
+        os.kill(flow, signal.SIGKILL)
+        worker.wait()
+        await_condition("the flow's tar and age to be gone", lambda: not left_running(running), 30)
+
+    assert complete(running) == held
+    done = running.flow("backup_vps1")
+    assert done.returncode == 0
+    assert len(complete(running)) == len(held) + 1
+    assert staged(running) == []
+    settle(running)
+
+
+def left_running(estate: Estate) -> list[str]:
+    """Return the command lines of every tar that still reads this estate's website."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if command(process.name) == "tar" and str(estate.root) in words:
+                found.append(words)
+    return found
+
+
+def settle(estate: Estate) -> None:
+    """Mark the runs of killed workers crashed, as the zombie automation of the server does on a host."""
+    code = """
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+from prefect.states import Crashed
+with get_client(sync_client=True) as client:
+    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(
+            name=FlowRunFilterStateName(any_=["Running", "Pending"])))):
+        client.set_flow_run_state(run.id, Crashed(), force=True)
+"""
+    estate.run(sys.executable, "-c", code)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_right_after_each_task_nothing_is_lost_and_the_next_run_is_whole(running: Estate, task: str) -> None:
+    held = complete(running)
+
+    killed = running.run(sys.executable, "-c", STOP_AFTER, task, check=False)
+
+    assert killed.returncode == -signal.SIGKILL
+    assert set(held) <= set(complete(running))
+    running.flow("backup_vps1")
+    assert set(held) < set(complete(running))
+    assert staged(running) == []
+    settle(running)
+
+
+def test_a_server_that_is_gone_for_half_a_minute_costs_no_backup(
+    running: Estate, worker: subprocess.Popen[bytes], slow: None
+) -> None:
+    held = len(complete(running))
+    running.run(Path(sys.executable).parent / "prefect", "deployment", "run", "backup-vps1")
+    with frozen_in_mid_stream(running):
+        running.restart_server(away_seconds=30)
+
+    await_condition("the backup's manifest", lambda: len(complete(running)) == held + 1, 120)
+    await_condition("the run's end", lambda: runs(running, "backup-vps1")[0]["state"] == "Completed", 120)
+
+
+def test_a_backup_from_the_command_line_needs_no_server(running: Estate) -> None:
+    held = len(complete(running))
+
+    done = running.flow("backup_vps1", PREFECT_API_URL="http://127.0.0.1:9/api")
+
+    assert "does not answer: running without one" in done.stdout
+    assert len(complete(running)) == held + 1
+
+
+def test_an_error_on_the_command_line_is_one_clear_message_without_a_traceback(running: Estate) -> None:
+    done = running.flow("restore_website", "--snapshot", "20200101_000000", check=False)
+
+    assert done.returncode == 1
+    assert "RestoreRefusedError: website 20200101_000000: refused: there is no such snapshot" in done.stdout
+    assert "Traceback" not in done.stdout
