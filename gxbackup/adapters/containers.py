@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -74,7 +76,7 @@ class Containers:
             except NotFound:
                 raise RestoreError(
                     f"container {name}: expected, seen none of that name",
-                    "`docker ps --all` lists them; the files are restored, only the restart is missing",
+                    "`docker ps --all` lists those there are",
                 ) from None
             except APIError as error:
                 raise RestoreError(f"container {name}: cannot be restarted: {error.explanation}") from None
@@ -102,18 +104,23 @@ class Containers:
     def _engine(self) -> Iterator[DockerClient]:
         import docker
         from docker.errors import APIError, DockerException
+        from docker.utils import parse_host
         from requests.exceptions import RequestException
 
         hint = "is it running (`systemctl status docker`)? DOCKER_HOST names its socket"
         try:
+            url = str(parse_host(os.environ.get("DOCKER_HOST")))
+            _knock(url)
             engine = docker.from_env(timeout=CALL_TIMEOUT_SECONDS)
-        except DockerException as error:
+        except (DockerException, OSError) as error:
             raise SourceMissingError(f"docker engine: cannot be reached: {error}", hint, retryable=True) from None
         try:
             try:
                 engine.ping()
             except (DockerException, RequestException) as error:
-                raise SourceMissingError(f"docker engine: cannot be reached: {error}", hint, retryable=True) from None
+                raise SourceMissingError(
+                    f"docker engine: cannot be reached at {url}: {error}", hint, retryable=True
+                ) from None
             try:
                 yield engine
             except APIError as error:
@@ -122,6 +129,17 @@ class Containers:
                 raise CollectError(f"docker engine: stopped answering: {error}", hint, retryable=True) from None
         finally:
             engine.close()
+
+
+def _knock(url: str) -> None:
+    """Raise OSError where nobody listens on the Engine's Unix socket: the SDK says it less clearly, and leaks one."""
+    scheme, _, path = url.partition("://")
+    if scheme.endswith("unix"):
+        with socket.socket(socket.AF_UNIX) as knocking:
+            try:
+                knocking.connect(path)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from None
 
 
 def _listed(engine: DockerClient, kind: str) -> list[tuple[str, str]]:
