@@ -15,7 +15,15 @@ from typing import Literal
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
@@ -55,6 +63,7 @@ def main() -> int:
         with get_client(sync_client=True) as client:
             require_server(client)
             make_pools(client, sorted({deployment.work_pool.name for deployment in wanted.deployments}))
+            remove_vanished_schedules(client, wanted.deployments)
             apply(root.absolute())
             settle(client, wanted.deployments)
     except BackupError as error:
@@ -124,37 +133,65 @@ def apply(root: Path) -> None:
         raise SetupError("prefect deploy failed: " + " | ".join(line.strip() for line in said[-5:] if line.strip()))
 
 
+def remove_vanished_schedules(client: SyncPrefectClient, wanted: tuple[Deployment, ...]) -> None:
+    """Remove the schedules of ours that left prefect.yaml: Prefect would keep firing them."""
+    held = _held(client)
+    for deployment in wanted:
+        if deployment.name not in held:
+            continue
+        slugs = {schedule.slug for schedule in deployment.schedules}
+        for schedule in held[deployment.name].schedules:
+            if schedule.slug and schedule.slug not in slugs:
+                client.delete_deployment_schedule(held[deployment.name].id, schedule.id)
+                print(f"deployment {deployment.name}: schedule {schedule.slug}: no longer in prefect.yaml, removed")
+
+
 def settle(client: SyncPrefectClient, wanted: tuple[Deployment, ...]) -> None:
     """
-    Remove schedules that left prefect.yaml, which Prefect would keep firing; tell what else differs from it.
+    Check that all arrived, remove runs that a removed schedule left, and tell what else differs from prefect.yaml.
 
     Raises: SetupError where a deployment or a schedule did not arrive.
     """
-    held = {deployment.name: deployment for deployment in client.read_deployments(limit=200)}
+    held = _held(client)
     for deployment in wanted:
         if deployment.name not in held:
             raise SetupError(f"{deployment.name}: Prefect said nothing, and did not deploy it")
-        _settle_schedules(client, deployment, held[deployment.name])
+        _check_schedules(deployment, held[deployment.name])
+        _remove_orphaned_runs(client, held[deployment.name])
     for name in sorted(held.keys() - {deployment.name for deployment in wanted}):
-        print(f"deployment {name}: not in prefect.yaml, left as it is; `prefect deployment delete {name}/{name}`")
+        print(f"deployment {name}: not in prefect.yaml, left as it is")
 
 
-def _settle_schedules(client: SyncPrefectClient, wanted: Deployment, held: DeploymentResponse) -> None:
+def _held(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
+    return {deployment.name: deployment for deployment in client.read_deployments(limit=200)}
+
+
+def _check_schedules(wanted: Deployment, held: DeploymentResponse) -> None:
     expected = {schedule.slug: schedule.cron for schedule in wanted.schedules}
-    found = {}
-    for schedule in held.schedules:
-        name = f"deployment {held.name}: schedule {schedule.slug or schedule.schedule}"
-        if schedule.slug in expected:
-            found[schedule.slug] = getattr(schedule.schedule, "cron", None)
-            if not schedule.active:
-                print(f"{name}: paused by an operator, left paused")
-        elif schedule.slug:
-            client.delete_deployment_schedule(held.id, schedule.id)
-            print(f"{name}: no longer in prefect.yaml, removed")
-        else:
-            print(f"{name}: made by hand, left as it is")
+    found = {
+        schedule.slug: schedule.schedule.cron
+        for schedule in held.schedules
+        if schedule.slug and isinstance(schedule.schedule, CronSchedule)
+    }
     if found != expected:
         raise SetupError(f"deployment {held.name}: expected schedules {expected}, the server has {found}")
+    for schedule in held.schedules:
+        if not schedule.slug:
+            print(f"deployment {held.name}: a schedule made by hand, left as it is: {schedule.schedule}")
+        elif not schedule.active:
+            print(f"deployment {held.name}: schedule {schedule.slug}: paused by an operator, left paused")
+
+
+def _remove_orphaned_runs(client: SyncPrefectClient, held: DeploymentResponse) -> None:
+    """Remove the runs that the scheduler put down while their schedule was being removed."""
+    scheduled = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[held.id]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+    )
+    alive = {schedule.id for schedule in held.schedules}
+    for run in client.read_flow_runs(flow_run_filter=scheduled, limit=200):
+        if run.created_by and run.created_by.type == "SCHEDULE" and run.created_by.id not in alive:
+            client.delete_flow_run(run.id)
 
 
 if __name__ == "__main__":
