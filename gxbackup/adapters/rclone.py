@@ -29,6 +29,9 @@ from gxbackup.inventory import RemoteSettings
 __all__ = ["Features", "Progress", "Quota", "Remote", "RemoteFile", "RemoteFileMissingError"]
 
 _CHECK_SECONDS = 60
+# Asked for many folders at once, rclone's drive backend now and then loses the failure of the last answer and ends with
+# status 0 and a shorter listing (seen in one of thirty). Folder by folder it does not; so ask faster.
+_EACH_FOLDER = ("--disable", "ListR", "--checkers", "16", "--drive-pacer-min-sleep", "20ms")
 _PLAIN = ("--no-modtime", "--no-mimetype")
 _WITH_SHA256 = ("--hash", "--hash-type", "sha256")
 # One chunk is held in memory for each file sent at once.
@@ -79,7 +82,7 @@ class Remote:
         """
         with_sha256 = _WITH_SHA256 if hashes and self.features().keeps_sha256 else ()
         what = f"list {self._shown(folder)}"
-        words = ("lsjson", "-R", "--fast-list", *_PLAIN, *with_sha256, self._at(folder))
+        words = ("lsjson", "-R", *_EACH_FOLDER, *_PLAIN, *with_sha256, self._at(folder))
         found = files(entries(what, self._rclone.call(what, *words, accept=(0, FOLDER_MISSING))))
         if hashes and found and self.features().is_local:
             computed = self.sha256_many(folder, [file.path for file in found])

@@ -60,11 +60,12 @@ def complaints(log: Sequence[LogLine]) -> list[LogLine]:
     return [line for line in log if line.level in _WORTH_READING and line.stats is None and not _NOISE.match(line.text)]
 
 
+# After a colon and a blank stands prose (`couldn't fetch token: invalid_grant`), except in JSON and in HTTP headers.
 _SECRET = re.compile(
     r"""(?ix)
-      (?P<name> (?: \b | _ ) (?: token | password | passwd | pass | secret | signature | authorization
-                | access_key_id | api_?key | sas_url | client_secret | refresh_token | access_token )
-                "? \s* [=:] \s* (?: bearer \s+ | basic \s+ )? )
+      (?P<name> (?: \b | _ ) (?: token | password | passwd | pass | secret | signature | access_key_id
+                | secret_access_key | api_?key | sas_url ) (?: \s* = \s* | : | " \s* : \s* )
+              | authorization : \s* (?: bearer | basic )? \s* )
       (?P<value> "[^"]*" | \{[^}]*\} | [^\s,;&"'}]+ )
     """
 )
@@ -109,7 +110,7 @@ _KINDS = (
     _kind(
         r"storageQuotaExceeded|storage quota has been exceeded|FileLimitExceeded|received upload limit error"
         r"|downloadQuotaExceeded|no space left on device|disk quota exceeded|\b507\b|insufficient storage"
-        r"|not enough space",
+        r"|not enough space|remaining disk space",
         RemoteError,
         False,
         "the remote is full or its quota is used up: make room there (prune-snapshots), then start again",
@@ -118,7 +119,7 @@ _KINDS = (
     _kind(
         r"invalid_grant|invalid_client|unauthorized_client|oauth2:|token expired|\b401\b|authError|invalid credentials"
         r"|unable to authenticate|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|access denied"
-        r"|insufficient\w*permissions|\b403\b|permission denied|login incorrect",
+        r"|SSH agent|insufficient\w*permissions|\b403\b|permission denied|login incorrect",
         RemoteError,
         False,
         "the login was refused: `rclone config reconnect` for Google Drive, else look at user, key and rights",

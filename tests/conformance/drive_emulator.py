@@ -88,7 +88,11 @@ class _Handler(BaseHTTPRequestHandler):
             if fault is not None and fault.change is not None:
                 answer = json.dumps({**json.loads(answer), **fault.change}).encode()
         except RefusalError as refusal:
-            told = {"code": refusal.status, "message": refusal.message, "errors": [{"reason": refusal.reason}]}
+            told = {
+                "code": refusal.status,
+                "message": refusal.message,
+                "errors": [{"reason": refusal.reason, "message": refusal.message}],
+            }
             oauth = {"error": refusal.reason}
             status, headers = refusal.status, {}
             answer = json.dumps(oauth if self.path == "/token" else {"error": told}).encode()

@@ -24,6 +24,7 @@ class Entry:
     body: bytes = b""
     modified: str = "2026-01-01T00:00:00.000Z"
     trashed: bool = False
+    without_sha256: bool = False
 
     def resource(self) -> dict[str, Any]:
         """Return what the API tells of it."""
@@ -41,6 +42,8 @@ class Entry:
             told["size"] = str(len(self.body))
             for name, digest in (("md5", "md5"), ("sha1", "sha1"), ("sha256", "sha256")):
                 told[f"{name}Checksum"] = hashlib.new(digest, self.body).hexdigest()
+        if self.without_sha256:
+            del told["sha256Checksum"]
         return told
 
 
