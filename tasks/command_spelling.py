@@ -25,8 +25,8 @@ def setup_environment(*, ctx: HookContext) -> None:
 
     stock = DeploymentAsyncClient.read_deployment_by_name
 
-    async def read_deployment_by_name(client: DeploymentAsyncClient, name: str) -> DeploymentResponse:
-        return await stock(client, name if "/" in name else f"{name}/{name}")
+    async def read_deployment_by_name(self: DeploymentAsyncClient, name: str) -> DeploymentResponse:
+        return await stock(self, name if "/" in name else f"{name}/{name}")
 
     DeploymentAsyncClient.read_deployment_by_name = read_deployment_by_name  # type: ignore[method-assign]
     ctx.logger_factory("prefect.plugins").debug("a deployment's name without a slash names its flow too")
