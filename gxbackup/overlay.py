@@ -211,8 +211,8 @@ def _walk(prepared: Path) -> Iterator[str]:
         for entry in found:
             path = f"{folder}/{entry.name}" if folder else entry.name
             yield path
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(path)
+        inside = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+        folders += [f"{folder}/{name}" if folder else name for name in reversed(inside)]
 
 
 def _identity(path: str) -> str | None:

@@ -36,7 +36,7 @@ class SafetyCopy:
 
     folder: Path
     root: Path
-    overwritten: tuple[str, ...]
+    overwritten: dict[str, int]  # with the inode that it was: what still is it was not touched
     created: tuple[str, ...]
     temporary: str  # file name of a copy that grows beside its place
     evidence: Evidence
@@ -54,7 +54,7 @@ class SafetyCopy:
         copy = cls(
             folder=folder,
             root=root,
-            overwritten=tuple(overwritten),
+            overwritten={path: (root / path).lstat().st_ino for path in overwritten},
             created=tuple(created),
             temporary=f".gx-restore-{secrets.token_hex(4)}",
             evidence=_copied(root, overwritten, folder / _COPY),
@@ -75,7 +75,7 @@ class SafetyCopy:
         return cls(
             folder=folder,
             root=Path(noted["root"]),
-            overwritten=tuple(noted["overwritten"]),
+            overwritten=noted["overwritten"],
             created=tuple(noted["created"]),
             temporary=noted["temporary"],
             evidence=noted["evidence"],
@@ -104,12 +104,14 @@ class SafetyCopy:
         try:
             with (self.folder / _COPY).open("rb") as tar:
                 trees.extract(iter(lambda: tar.read(CHUNK_BYTES), b""), before, self.evidence)
-            placing.put(before, self.root, self.overwritten, self.temporary)
-            for path in reversed(self.created):
-                _remove(self.root / path)
             for folder in {(self.root / path).parent for path in (*self.overwritten, *self.created)}:
                 with suppress(FileNotFoundError, NotADirectoryError):
                     (folder / self.temporary).unlink()
+            for path in reversed(self.created):
+                _remove(self.root / path)
+            placing.put(
+                before, self.root, [path for path in self.overwritten if self._was_touched(path)], self.temporary
+            )
             os.sync()
         except OSError as error:
             raise RestoreError(
@@ -119,6 +121,14 @@ class SafetyCopy:
         finally:
             exchange.discard(before)
         self._write("undone")
+
+    def _was_touched(self, path: str) -> bool:
+        """Tell whether a path is no longer what was copied; folders are changed as they are, files are replaced."""
+        try:
+            seen = (self.root / path).lstat()
+        except FileNotFoundError:
+            return True
+        return stat.S_ISDIR(seen.st_mode) or seen.st_ino != self.overwritten[path]
 
     def _write(self, state: str) -> None:
         """Let the journal say a state, and nothing else, from one moment to the next."""
