@@ -109,9 +109,10 @@ class SafetyCopy:
                     (folder / self.temporary).unlink()
             for path in reversed(self.created):
                 _remove(self.root / path)
-            placing.put(
-                before, self.root, [path for path in self.overwritten if self._was_touched(path)], self.temporary
-            )
+            # A hard link goes with all its names: one that was not touched would be left behind alone.
+            touched = {(before / path).lstat().st_ino for path in self.overwritten if self._was_touched(path)}
+            paths = [path for path in self.overwritten if (before / path).lstat().st_ino in touched]
+            placing.put(before, self.root, paths, self.temporary)
             os.sync()
         except OSError as error:
             raise RestoreError(
