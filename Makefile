@@ -4,16 +4,18 @@ PYTHON := .venv/bin/python
 BIN := .venv/bin
 # Where the project lies on every worker's host.
 ROOT ?= /opt/gx-backup
+# What this machine is for: runtime (a protected host), test, or bench.
+SET ?= test
 # What to test: make test TESTS=tests/unit
 TESTS ?=
 
-.PHONY: help setup demo test check bench deploy keys lock
+.PHONY: help setup demo test check docs bench deploy keys lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
-setup: ## programs and Python packages that are missing; quick where nothing is
-	@scripts/setup
+setup: ## programs and Python packages that are missing; on a protected host: make setup SET=runtime
+	@scripts/setup $(SET)
 
 demo: setup ## back up a website through Prefect, destroy it, restore it, compare (KEEP=1 leaves the UI up)
 	@$(PYTHON) scripts/demo.py
@@ -28,6 +30,12 @@ check: setup ## style, types, imports, schedules against promises, deployments a
 	$(BIN)/lint-imports --no-logo
 	$(PYTHON) -m gxbackup.schedules
 	@$(PYTHON) -m pytest -q tests/test_*.py
+
+docs: setup ## write the pages that come from the code
+	@$(PYTHON) scripts/reference.py
+
+docs: setup ## write the pages of docs/reference that come from the code
+	@$(PYTHON) scripts/reference.py
 
 bench: ## time and memory against the strategy's steps, restic, borg and the bare pipeline
 	@scripts/setup bench

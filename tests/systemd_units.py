@@ -19,6 +19,6 @@ def unit(name: str) -> dict[str, list[str]]:
 
 def unit_settings(name: str, example: str, home: Path) -> dict[str, str]:
     """Return what a unit and its example file set for Prefect, for a machine whose /var/lib is `home`."""
-    lines = [*unit(name)["Environment"], *(DEPLOYMENTS / example).read_text().splitlines()]
+    lines = [*unit(name)["Environment"], *(DEPLOYMENTS / "systemd" / example).read_text().splitlines()]
     pairs = (line.split("=", 1) for line in lines if line.startswith("PREFECT_"))
     return {key: value.replace("/var/lib", str(home)) for key, value in pairs}
