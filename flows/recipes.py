@@ -61,7 +61,7 @@ def back_up(server: str, only: list[str] | None = None) -> str:
                 for capture in collect(server, data_type):
                     with outcome.of(data_type):
                         sealed = compress(server, data_type, capture, area, seen.last_sealed_bytes)
-                        artifact = checksum(server, data_type, sealed, area)
+                        artifact = checksum(server, data_type, seen.snapshot, sealed, area)
                         upload(data_type, seen.remote_dir, seen.snapshot, [artifact], area)
                         verify(data_type, seen.remote_dir, seen.snapshot, [artifact])
                         outcome.artifacts.append(artifact)

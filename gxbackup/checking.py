@@ -15,7 +15,7 @@ from gxbackup.inventory import DataType
 from gxbackup.model import Artifact, Part, SealedFile
 
 
-def confirm(sealed: SealedFile, area: Path, data_type: DataType, set_id: str | None = None) -> Artifact:
+def confirm(sealed: SealedFile, area: Path, data_type: DataType, snapshot: str) -> Artifact:
     """
     Read a sealed file back from staging, compare it with the hashes taken in flight, and write its manifest entry.
 
@@ -35,7 +35,7 @@ def confirm(sealed: SealedFile, area: Path, data_type: DataType, set_id: str | N
         keep_days=data_type.keep_days,
         settings=sealed.capture.settings,
         evidence=sealed.evidence,
-        set_id=set_id,
+        set_id=f"{data_type.set_name}/{snapshot}" if data_type.set_name else None,
     )
 
 

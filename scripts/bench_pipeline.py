@@ -27,7 +27,7 @@ def pipeline(server: str, name: str) -> dict[str, float]:
                     stream, capture, path, area, inventory.recipients.required(), inventory.zstd_level,
                     inventory.remote.part_size_bytes,
                 )  # fmt: skip
-            artifact = checking.confirm(sealed, area, promise)
+            artifact = checking.confirm(sealed, area, promise, snapshot)
             names = [part.path for part in artifact.parts]
             remote.upload(area, names, layout.in_snapshot(folder, snapshot), may_move=True,
                           expected={part.path: (part.size_bytes, part.sha256) for part in artifact.parts})  # fmt: skip
@@ -41,7 +41,7 @@ def pipeline(server: str, name: str) -> dict[str, float]:
 
 
 def last_run_seconds(deployment: str) -> dict[str, float]:
-    """Ask the Prefect server how long the newest run of a deployment took, from the moment it was asked for to its end."""
+    """Ask the Prefect server how long the newest run of a deployment took, from asked for to ended."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
     from prefect.client.schemas.sorting import FlowRunSort
