@@ -34,9 +34,6 @@ check: setup ## style, types, imports, schedules against promises, deployments a
 docs: setup ## write the pages that come from the code
 	@$(PYTHON) scripts/reference.py
 
-docs: setup ## write the pages of docs/reference that come from the code
-	@$(PYTHON) scripts/reference.py
-
 bench: ## time and memory against the strategy's steps, restic, borg and the bare pipeline
 	@scripts/setup bench
 	@$(PYTHON) scripts/bench.py
