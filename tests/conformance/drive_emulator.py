@@ -39,6 +39,7 @@ class RefusalError(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Emulator
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
