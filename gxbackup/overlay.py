@@ -56,17 +56,21 @@ class OverlayPlan:
     prepared: Path
     root: Path
     only: tuple[str, ...]
+    without: tuple[str, ...]
     with_identity: bool
     changes: tuple[Change, ...]
     left_alone: tuple[str, ...]  # the host's identity, as far as the backup holds one
     unchanged_count: int
 
 
-def plan(prepared: Path, root: Path, only: Sequence[str] = (), *, with_identity: bool = False) -> OverlayPlan:
+def plan(
+    prepared: Path, root: Path, only: Sequence[str] = (), *, without: Sequence[str] = (), with_identity: bool = False
+) -> OverlayPlan:
     """
     Say what putting an unpacked tree over a live root would change; nothing is touched.
 
-    `only` names paths (and what lies below) relative to the root; none: all.
+    `only` names paths (and what lies below) relative to the root; none: all. `without` names those that are left to
+    another backup, which holds them too.
 
     Raises: RestoreRefusedError where `only` names what the backup lacks, or where a folder of the backup meets
     something else on the host (or the other way round), which would have to be deleted.
@@ -77,6 +81,8 @@ def plan(prepared: Path, root: Path, only: Sequence[str] = (), *, with_identity:
     actions: dict[str, Action | None] = {}
     left_alone: list[str] = []
     for path in _walk(prepared):
+        if any(_is_within(path, each) for each in without):
+            continue
         chosen = not wanted or any(_is_within(path, each) for each in wanted)
         if not chosen and not any(_is_within(each, path) for each in wanted):
             continue
@@ -93,6 +99,7 @@ def plan(prepared: Path, root: Path, only: Sequence[str] = (), *, with_identity:
         prepared=prepared,
         root=root,
         only=wanted,
+        without=tuple(without),
         with_identity=with_identity,
         changes=tuple(Change(path, action) for path, action in actions.items() if action),
         left_alone=tuple(dict.fromkeys(left_alone)),
@@ -102,7 +109,7 @@ def plan(prepared: Path, root: Path, only: Sequence[str] = (), *, with_identity:
 
 def apply(planned: OverlayPlan, safety_dir: Path) -> Path:
     """
-    Do what was planned, prove it, and return the folder of the safety copy that `put_back` takes.
+    Do what of the plan is still to do, prove it, and return the folder of the safety copy that `put_back` takes.
 
     On failure all that was touched is as it was before; after a kill, `recover` does that.
 
@@ -113,19 +120,24 @@ def apply(planned: OverlayPlan, safety_dir: Path) -> Path:
     with locked(str(root), "restore", f"restore over {root}"):
         if left := SafetyCopy.unfinished(safety_dir, root):
             raise RestoreRefusedError(f"{root}: a restore over it was killed: recover it first from {left[0].folder}")
-        if _again(planned).changes != planned.changes:
+        changes = _again(planned).changes
+        # Another overlay of the same restore may have made a change, or a folder for it, since.
+        made = (Change(change.path, "attributes") for change in planned.changes if change.action == "create")
+        meant = {*planned.changes, *made}
+        if unmeant := [change for change in changes if change not in meant]:
             raise RestoreRefusedError(
-                f"{root}: changed since this restore was planned", "make the plan again, and look"
+                f"{root}: changed since this restore was planned: {unmeant[0].described()}",
+                "make the plan again, and look",
             )
         copy = SafetyCopy.take(
             safety_dir,
             root,
-            overwritten=[change.path for change in planned.changes if change.action != "create"],
-            created=[change.path for change in planned.changes if change.action == "create"],
+            overwritten=[change.path for change in changes if change.action != "create"],
+            created=[change.path for change in changes if change.action == "create"],
         )
         try:
-            merged = {change.path for change in planned.changes if change.action == "merge"}
-            placing.put(planned.prepared, root, [change.path for change in planned.changes], copy.temporary, merged)
+            merged = {change.path for change in changes if change.action == "merge"}
+            placing.put(planned.prepared, root, [change.path for change in changes], copy.temporary, merged)
             if differing := _again(planned).changes:
                 raise IntegrityError(f"{root}: not as in the backup: {differing[0].described()}")
             os.sync()
@@ -161,7 +173,9 @@ def recover(root: Path, safety_dir: Path) -> list[Path]:
 
 
 def _again(planned: OverlayPlan) -> OverlayPlan:
-    return plan(planned.prepared, planned.root, planned.only, with_identity=planned.with_identity)
+    return plan(
+        planned.prepared, planned.root, planned.only, without=planned.without, with_identity=planned.with_identity
+    )
 
 
 def _action(source: Path, destination: Path) -> Action | None:

@@ -304,6 +304,27 @@ def test_a_host_that_changed_since_the_plan_is_refused(root: Path, prepared: Pat
     assert (root / "etc/nginx/nginx.conf").read_text() == "now"
 
 
+def test_two_backups_of_one_root_are_planned_together_and_put_back_one_after_the_other(
+    tmp_path: Path, root: Path, prepared: Path, safety_dir: Path
+) -> None:
+    nginx = tmp_path / "nginx"
+    write(nginx / "etc/nginx/nginx.conf", "newest")
+    write(nginx / "opt/nginx/module", "x")
+    write(prepared / "opt/tool", "x")
+    for tree in (nginx, prepared):
+        (tree / "etc").chmod(0o750)
+    (prepared / "opt").chmod(0o711)
+    of_nginx, of_all = plan(nginx, root), plan(prepared, root, without=["etc/nginx"])
+
+    apply(of_nginx, safety_dir)
+    apply(of_all, safety_dir)
+
+    assert (root / "etc/nginx/nginx.conf").read_text() == "newest"
+    assert not (root / "etc/nginx/sites").exists()
+    assert (root / "etc/link").readlink() == Path("then")
+    assert (root / "etc").stat().st_mode & 0o7777 == 0o750
+
+
 def test_a_file_that_cannot_be_replaced_puts_all_back(root: Path, prepared: Path, safety_dir: Path) -> None:
     write(prepared / "etc/zz", "then")
     write(root / "etc/zz", "now")
