@@ -43,15 +43,20 @@ def pipeline(server: str, name: str) -> dict[str, float]:
 def last_run_seconds(deployment: str) -> dict[str, float]:
     """Ask the Prefect server how long the newest run of a deployment took, from asked for to ended."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
 
+    ended = filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.COMPLETED]))
     with get_client(sync_client=True) as client:
-        (run, *_) = client.read_flow_runs(
-            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[deployment])),
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1,
-        )  # fmt: skip
-    assert run.expected_start_time is not None and run.end_time is not None
+        (run,) = client.read_flow_runs(
+            flow_run_filter=filters.FlowRunFilter(state=ended),
+            deployment_filter=filters.DeploymentFilter(name=filters.DeploymentFilterName(any_=[deployment])),
+            sort=FlowRunSort.END_TIME_DESC,
+            limit=1,
+        )
+    assert run.expected_start_time is not None
+    assert run.end_time is not None
     return {"seconds": (run.end_time - run.expected_start_time).total_seconds()}
 
 
