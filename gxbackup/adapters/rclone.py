@@ -28,7 +28,7 @@ from gxbackup.inventory import RemoteSettings
 
 __all__ = ["Features", "Progress", "Quota", "Remote", "RemoteFile", "RemoteFileMissingError"]
 
-_CHECK_SECONDS = 60
+_CHECK_SECONDS = 70
 # Asked for many folders at once, rclone's drive backend now and then loses the failure of the last answer and ends with
 # status 0 and a shorter listing (seen in one of thirty). Folder by folder it does not; so ask faster.
 _EACH_FOLDER = ("--disable", "ListR", "--checkers", "16", "--drive-pacer-min-sleep", "20ms")
@@ -57,7 +57,7 @@ class Remote:
         Make sure that the config knows the remote and that it answers; a root folder not made yet is fine.
 
         Raises: SetupError for a name that the config lacks, RemoteError for a remote that refuses or does not answer;
-        within a minute.
+        within about a minute.
         """
         if ":" not in self._root and not self._root.startswith("/"):
             raise SetupError(

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from gxbackup.adapters import process
 from gxbackup.adapters.rclone_errors import LogLine, failure, read_line, read_log
@@ -73,7 +73,10 @@ def program(beside: Path) -> str:
     """
     pinned = beside / "rclone"
     found = str(pinned) if os.access(pinned, os.X_OK) else process.find_program("rclone", _INSTALL)
-    said = process.run([found, "version"], timeout_seconds=30, env=_environment()).stdout.decode("utf-8", "replace")
+    try:
+        said = process.run([found, "version"], timeout_seconds=30, env=_environment()).stdout.decode("utf-8", "replace")
+    except CommandError as error:
+        raise SetupError(error.message, _INSTALL) from None
     seen = re.match(r"rclone v(\d+)\.(\d+)", said)
     if seen is None or (int(seen[1]), int(seen[2])) < OLDEST_VERSION:
         first = said.strip().partition("\n")[0]
@@ -185,7 +188,7 @@ class Rclone:
             yield read_line(rest)
 
     @contextmanager
-    def stream(self, what: str, *words: str | Path, names: Sequence[str]) -> Iterator[io.BufferedReader]:
+    def stream(self, what: str, *words: str | Path, names: Sequence[str]) -> Iterator[io.BufferedReader[_Pipe]]:
         """
         Start a command and read what it prints; `names` are its --files-from-raw.
 
@@ -257,15 +260,14 @@ def _lines(names: Sequence[str]) -> bytes:
     return "".join(f"{name}\n" for name in names).encode()
 
 
-def _moved(stats: dict[str, object]) -> tuple[object, object, object]:
+def _moved(stats: dict[str, Any]) -> tuple[int, int, int]:
     return stats.get("bytes", 0), stats.get("checks", 0), stats.get("transfers", 0)
 
 
-def _progress(stats: dict[str, object]) -> Progress:
-    eta = cast(float | None, stats.get("eta"))
+def _progress(stats: dict[str, Any]) -> Progress:
     return Progress(
-        transferred_bytes=int(cast(int, stats.get("bytes", 0))),
-        total_bytes=int(cast(int, stats.get("totalBytes", 0))),
-        bytes_per_second=float(cast(float, stats.get("speed", 0.0))),
-        eta_seconds=None if eta is None else float(eta),
+        transferred_bytes=int(stats.get("bytes", 0)),
+        total_bytes=int(stats.get("totalBytes", 0)),
+        bytes_per_second=float(stats.get("speed", 0)),
+        eta_seconds=None if stats.get("eta") is None else float(stats["eta"]),
     )

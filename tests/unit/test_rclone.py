@@ -172,6 +172,11 @@ def test_the_rclone_beside_this_python_is_taken_before_the_one_in_path(
 
     assert program(tmp_path / "beside") == str(tmp_path / "beside" / "rclone")
     assert program(tmp_path) == str(tmp_path / "path" / "rclone")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "rclone").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "broken" / "rclone").chmod(0o755)
+    with pytest.raises(SetupError, match="expected exit status 0, seen 1"):
+        program(tmp_path / "broken")
     with pytest.raises(SetupError, match=r"expected rclone 1\.69 or newer, seen 'rclone v1\.68\.2'"):
         program(tmp_path / "old")
 
