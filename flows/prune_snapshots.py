@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.command_line import run
 from flows.recipes import prune_by_hand
+from tasks.handover import went_on_elsewhere
 
 
 @flow(flow_run_name="prune {server}")
@@ -22,7 +23,8 @@ def prune_snapshots(server: str, dry_run: bool = True, confirm: str = "") -> Non
         dry_run: print the plan and delete nothing
         confirm: the plan's sha256, where it would drop more than prune_limit and asks for it
     """
-    prune_by_hand(server, dry_run, confirm or None)
+    if not went_on_elsewhere(server):
+        prune_by_hand(server, dry_run, confirm or None)
 
 
 if __name__ == "__main__":

@@ -210,9 +210,15 @@ def list_held(server: str) -> None:
 
 
 def prune_by_hand(server: str, dry_run: bool, confirm: str | None) -> None:
-    """Plan what a server no longer needs to hold, and drop it unless it is a dry run."""
+    """
+    Plan what a server no longer needs to hold, and drop it unless it is a dry run.
+
+    Raises: SetupError where this is not the server's own host, whose lock keeps prunes and backups apart.
+    """
     speak_plainly()
-    host.inventory().server(server)
+    settings = host.inventory().server(server)
+    if not dry_run:
+        host.require_own_host(settings.runs_on)
     with (
         locked(host.inventory().remote.path, server, f"prune of {server}"),
         staging_area(f"prune-{server}") as area,

@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.command_line import run
 from flows.recipes import restore_overlay
+from tasks.handover import went_on_elsewhere
 
 
 @flow(flow_run_name="restore host config {server} {snapshot} ({mode})")
@@ -38,7 +39,8 @@ def restore_host_config(
         approve: go on without asking in the UI
         with_identity: also machine-id, fstab, hostname, network and host keys; only for the same machine
     """
-    restore_overlay(server, data_types, snapshot, only, target, mode, approve, with_identity)
+    if not went_on_elsewhere(server):
+        restore_overlay(server, data_types, snapshot, only, target, mode, approve, with_identity)
 
 
 if __name__ == "__main__":

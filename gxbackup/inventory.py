@@ -141,6 +141,10 @@ class Inventory(Frozen):
             )
         return found
 
+    def all_signers(self) -> dict[str, str]:
+        """Return every listed public key (base64) → the host it belongs to."""
+        return {public: name for name, host in self.hosts.items() for public in host.signers}
+
     def signers_of(self, server: str) -> dict[str, str]:
         """Return the public keys (base64) trusted for a server → the host each belongs to."""
         settings = self.server(server)

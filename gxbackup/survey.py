@@ -47,8 +47,7 @@ def survey(
     settings = inventory.server(server)
     sealing.check_recipients(inventory.recipients.required())
     key = signing.load_key(signing.key_file())
-    everybody = {public: name for name, host in inventory.hosts.items() for public in host.signers}
-    host = signing.host_of(key, everybody, settings.runs_on)
+    host = signing.host_of(key, inventory.all_signers(), settings.runs_on)
     held = catalog.load(remote, inventory, server, area)
     faults = [f"{bad.snapshot}: {bad.reason}" for bad in held.rejected]
     faults += catalog.chain_faults(held, inventory, last_written(inventory, server))

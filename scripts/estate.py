@@ -106,7 +106,7 @@ class Estate:
     def run(
         self, *words: str | Path, host: str = "vps1", check: bool = True, timeout_seconds: float = 300, **extra: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command as this host, in the project's folder, and return what it printed (stdout and stderr as one)."""
+        """Run a command as this host, in the project's folder, and return all that it printed."""
         done = subprocess.run(
             [str(word) for word in words], env=self.environment(host, **extra), cwd=PROJECT, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_seconds,

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from gxbackup import inventory as inventories
+from gxbackup import signing
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.rclone import Remote
@@ -37,3 +38,8 @@ def identity_file() -> Path:
     """Return the age identity that restores read (`GX_IDENTITY_FILE`); SetupError where there is none."""
     named = os.environ.get("GX_IDENTITY_FILE")
     return check_identity(Path(named) if named else None)
+
+
+def require_own_host(name: str) -> None:
+    """Raise SetupError unless this host holds the signing key of the named one."""
+    signing.host_of(signing.load_key(signing.key_file()), inventory().all_signers(), name)

@@ -256,6 +256,28 @@ def test_a_server_that_is_gone_for_half_a_minute_costs_no_backup(
     await_condition("the run's end", lambda: runs(running, "backup-vps1")[0]["state"] == "Completed", 120)
 
 
+def test_a_prune_that_was_started_elsewhere_goes_on_on_the_servers_own_host(
+    running: Estate, worker: subprocess.Popen[bytes]
+) -> None:
+    running.flow("backup_vps1")
+    elsewhere = running.start_worker("vps3")
+    try:
+        running.run_deployment("prune-snapshots", "-p", "server=vps1", "-p", "dry_run=false")
+    finally:
+        end(elsewhere)
+
+    assert [run["state"] for run in runs(running, "prune-snapshots")] == ["Completed", "Completed"]
+    assert "prune vps1 on vps1" in (running.root / "logs" / "worker-vps3.log").read_text()
+    assert "Prune vps1 (done)" in (running.root / "logs" / "worker-vps1.log").read_text()
+
+
+def test_a_prune_by_hand_on_another_host_is_refused(running: Estate) -> None:
+    done = running.flow("prune_snapshots", "--server", "vps1", "--no-dry-run", host="vps3", check=False)
+
+    assert done.returncode == 1
+    assert "SetupError: signing key: expected a key of host vps1, seen the key of vps3" in done.stdout
+
+
 def test_a_backup_from_the_command_line_needs_no_server(running: Estate) -> None:
     held = len(complete(running))
 
