@@ -256,6 +256,22 @@ def test_a_server_that_is_gone_for_half_a_minute_costs_no_backup(
     await_condition("the run's end", lambda: runs(running, "backup-vps1")[0]["state"] == "Completed", 120)
 
 
+def test_a_cancelled_run_leaves_nothing_and_is_cancelled_in_the_ui(
+    running: Estate, worker: subprocess.Popen[bytes], slow: None
+) -> None:
+    held = complete(running)
+    prefect = Path(sys.executable).parent / "prefect"
+    running.run(prefect, "deployment", "run", "backup-vps1")
+
+    with frozen_in_mid_stream(running):
+        running.run(prefect, "flow-run", "cancel", runs(running, "backup-vps1")[0]["id"])
+        await_condition("staging to be empty", lambda: staged(running) == [], 90)
+
+    await_condition("the run's end", lambda: runs(running, "backup-vps1")[0]["state"] == "Cancelled", 60)
+    assert complete(running) == held
+    assert left_running(running) == []
+
+
 def test_a_prune_that_was_started_elsewhere_goes_on_on_the_servers_own_host(
     running: Estate, worker: subprocess.Popen[bytes]
 ) -> None:
