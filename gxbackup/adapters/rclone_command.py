@@ -170,20 +170,23 @@ class Rclone:
         with selectors.DefaultSelector() as selector:
             selector.register(child.stderr, selectors.EVENT_READ)
             while True:
+                lines: list[LogLine] = []
                 if selector.select(timeout=1):
                     block = os.read(child.stderr.fileno(), 1 << 16)
                     if not block:
                         break
                     *whole, rest = (rest + block).split(b"\n")
-                    for line in (read_line(text) for text in whole if text.strip()):
-                        if line.stats is not None and (now_seen := _moved(line.stats)) != seen:
-                            moved_at, seen = time.monotonic(), now_seen
-                        yield line
+                    lines = [read_line(text) for text in whole if text.strip()]
+                for stats in (line.stats for line in lines if line.stats is not None):
+                    if _moved(stats) != seen:
+                        moved_at, seen = time.monotonic(), _moved(stats)
                 if time.monotonic() - moved_at > limit_seconds:
                     raise RemoteError(
                         f"{what}: no byte moved for {limit_seconds} s, ended",
                         "is the network up? remote.stall_timeout_seconds in the inventory is the limit",
                     )
+                # Whoever listens may be slow; that is judged by what rclone tells next.
+                yield from lines
         if rest.strip():
             yield read_line(rest)
 

@@ -122,7 +122,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "sftp-dead": _sftp("127.0.0.1:1", right),
             "s3": _s3(s3, keys),
             "s3-login": _s3(s3, "AKIAGXBACKUP0000,wrong-secret-of-the-bucket"),
-            "s3-dead": _s3("127.0.0.1:1", keys),
             "drive": "type = drive\nclient_id = gx\nclient_secret = hidden\nscope = drive\n"
             'token = {"access_token":"old","refresh_token":"good","expiry":"2020-01-01T00:00:00Z"}',
             "odd": "type = nosuchbackend",

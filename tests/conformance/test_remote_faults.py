@@ -43,7 +43,6 @@ def at(lab: Lab, root: str, **limits: int) -> Any:
         ("gx-backups", SetupError, "expected `remote:folder` or an absolute path, seen 'gx-backups'"),
         ("webdav-dead:x", RemoteError, "connection refused"),
         ("sftp-dead:x", RemoteError, "connection refused"),
-        ("s3-dead:bucket", RemoteError, "connection refused"),
         ("webdav-login:x", RemoteError, "401 Unauthorized"),
         ("sftp-login:x", RemoteError, "unable to authenticate"),
         ("s3-login:bucket/x", RemoteError, "SignatureDoesNotMatch"),
