@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from gxbackup import layout, retention
 from gxbackup.errors import PruneRefusedError
@@ -81,23 +81,29 @@ class YearsOfBackups(RuleBasedStateMachine):
 
     # What happens to it
 
+    @initialize(days=st.integers(0, 8), shared=st.booleans())
+    def a_good_start(self, days: int, shared: bool) -> None:
+        for number in range(days):
+            self.run(dict.fromkeys(DATA_TYPES, "good"), full=number == 0, shared=shared)
+            self.now += timedelta(hours=24)
+
     @rule(
         count=st.integers(1, 7),
         hours=st.sampled_from([6, 24, 24, 72, 144]),
         outcomes=st.tuples(*[OUTCOMES] * 5),
         full=st.booleans(),
         shared=st.booleans(),
-        prunes=st.booleans(),
+        prunes=st.sampled_from(["not", "unasked", "confirmed"]),
         cut=st.booleans(),
     )
     def runs(
-        self, count: int, hours: int, outcomes: tuple[str, ...], full: bool, shared: bool, prunes: bool, cut: bool
+        self, count: int, hours: int, outcomes: tuple[str, ...], full: bool, shared: bool, prunes: str, cut: bool
     ) -> None:
         for number in range(count):
             self.now += timedelta(hours=hours)
             self.run(dict(zip(DATA_TYPES, outcomes, strict=True)), full and number == 0, shared)
-            if prunes:
-                self.prune(confirm=False, share=1, running=False)
+            if prunes != "not":
+                self.prune(confirm=prunes == "confirmed", share=1, running=False)
         if cut:
             self.now += timedelta(hours=hours)
             self.run(dict.fromkeys(DATA_TYPES, "good"), full=True, shared=False, cut=True)
