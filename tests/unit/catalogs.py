@@ -82,6 +82,7 @@ class Shelf:
     def __init__(self) -> None:
         self.files: dict[str, int] = {}
         self.manifests: dict[str, Manifest] = {}
+        self.digests: dict[str, str] = {}
         self.untrusted: set[str] = set()
 
     def back_up(self, when: datetime, taken: Iterable[Taken], missing: Iterable[str] = (), cut: bool = False) -> str:
@@ -100,7 +101,7 @@ class Shelf:
             complete=not gaps,
             missing=tuple(Missing(data_type=gap, reason="it failed") for gap in gaps),
             artifacts=artifacts,
-            previous=Previous(snapshot=newest, sha256=self.manifests[newest].sha256()) if newest else None,
+            previous=Previous(snapshot=newest, sha256=self.digests[newest]) if newest else None,
         )
         for artifact in artifacts:
             if artifact.held_in is None:
@@ -108,6 +109,7 @@ class Shelf:
                     self.put(snapshot, part.path, part.size_bytes)
         if not cut:
             self.manifests[snapshot] = manifest
+            self.digests[snapshot] = manifest.sha256()
             for page in (layout.RECOVER_PAGE, layout.SIGNATURE, layout.MANIFEST):
                 self.put(snapshot, page, 1)
         return snapshot
@@ -157,7 +159,7 @@ class Shelf:
                 rejected.append(Rejected(snapshot=snapshot, reason="signed by a stranger", files=files))
             else:
                 manifest = self.manifests[snapshot]
-                sha256 = manifest.sha256()
+                sha256 = self.digests[snapshot]
                 held.append(
                     HeldSnapshot(
                         server=SERVER, remote_dir=REMOTE_DIR, manifest=manifest, manifest_sha256=sha256, files=files

@@ -32,6 +32,7 @@ PROMISES = {
     SECOND: Promised(keep_days=6, keep_at_least=2),
 }
 OUTCOMES = st.sampled_from(["good", "good", "good", "partial", "failed"])
+ACCIDENTS = ["copy", "copy", "file", "manifest", "trust", "stranger"]
 EXAMPLES = os.environ.get("GX_PROPERTY_EXAMPLES")
 
 Copy = tuple[str, str]
@@ -41,6 +42,7 @@ class Judge:
     """Says from files and manifests alone what could be restored; knows nothing of plans."""
 
     def __init__(self, shelf: Shelf) -> None:
+        self._known: dict[Copy, bool] = {}
         self.files = dict(shelf.files)
         self.manifests = shelf.trusted()
 
@@ -48,6 +50,11 @@ class Judge:
         return {(snapshot, name) for snapshot, manifest in self.manifests.items() for name in manifest.data_types()}
 
     def restorable(self, snapshot: str, data_type: str) -> bool:
+        if (snapshot, data_type) not in self._known:
+            self._known[snapshot, data_type] = self._restorable(snapshot, data_type)
+        return self._known[snapshot, data_type]
+
+    def _restorable(self, snapshot: str, data_type: str) -> bool:
         manifest = self.manifests.get(snapshot)
         if manifest is None or not manifest.has_good(data_type):
             return False
@@ -95,9 +102,20 @@ class YearsOfBackups(RuleBasedStateMachine):
         shared=st.booleans(),
         prunes=st.sampled_from(["not", "unasked", "confirmed"]),
         cut=st.booleans(),
+        data=st.data(),
+        accident=st.sampled_from(["none", "none", *ACCIDENTS]),
     )
     def runs(
-        self, count: int, hours: int, outcomes: tuple[str, ...], full: bool, shared: bool, prunes: str, cut: bool
+        self,
+        count: int,
+        hours: int,
+        outcomes: tuple[str, ...],
+        full: bool,
+        shared: bool,
+        prunes: str,
+        cut: bool,
+        data: st.DataObject,
+        accident: str,
     ) -> None:
         for number in range(count):
             self.now += timedelta(hours=hours)
@@ -107,6 +125,8 @@ class YearsOfBackups(RuleBasedStateMachine):
         if cut:
             self.now += timedelta(hours=hours)
             self.run(dict.fromkeys(DATA_TYPES, "good"), full=True, shared=False, cut=True)
+        if self.shelf.catalog_ids():
+            self.accident(data, accident)
 
     def run(self, outcomes: dict[str, str], full: bool, shared: bool, cut: bool = False) -> None:
         newest = max((*self.shelf.manifests, *self.shelf.catalog_ids()), default="")
@@ -146,8 +166,11 @@ class YearsOfBackups(RuleBasedStateMachine):
         self.now += timedelta(days=days)
 
     @precondition(lambda self: self.shelf.catalog_ids())
-    @rule(data=st.data(), what=st.sampled_from(["copy", "copy", "file", "manifest", "trust", "stranger"]))
+    @rule(data=st.data(), what=st.sampled_from(ACCIDENTS))
     def an_accident(self, data: st.DataObject, what: str) -> None:
+        self.accident(data, what)
+
+    def accident(self, data: st.DataObject, what: str) -> None:
         judge = Judge(self.shelf)
         match what:
             case "copy":
@@ -383,7 +406,7 @@ class YearsOfBackups(RuleBasedStateMachine):
 
 
 YearsOfBackups.TestCase.settings = settings(
-    max_examples=int(EXAMPLES or 90),
+    max_examples=int(EXAMPLES or 150),
     stateful_step_count=20,
     derandomize=EXAMPLES is None,
     database=None,
