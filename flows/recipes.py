@@ -175,8 +175,9 @@ def restore_overlay(
         safety_dir = staging_root().parent / "safety"
         undone = recover_overlay(root, safety_dir) if mode == "in-place" else []
         wanted = restoring.share_out(only or [], prepared)
+        without = restoring.more_specific(chosen)
         plans = {
-            name: plan_overlay(name, tree, root, wanted[name], with_identity)
+            name: plan_overlay(name, tree, root, wanted[name], without[name], with_identity)
             for name, tree in prepared.items()
             if wanted[name] or not only
         }

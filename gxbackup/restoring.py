@@ -217,6 +217,29 @@ def share_out(only: Sequence[str], prepared: Mapping[str, Path]) -> dict[str, li
     return shares
 
 
+def more_specific(chosen: Mapping[str, Chosen]) -> dict[str, list[str]]:
+    """
+    Return for each data type the paths that another one of the choice holds more closely.
+
+    /etc is captured weekly and /etc/rancher/k3s daily: the older, wider copy must not overwrite the newer one.
+    """
+    paths = {name: _paths(choice) for name, choice in chosen.items()}
+    return {
+        name: [
+            inner
+            for other, others in paths.items()
+            for inner in others
+            if other != name and any(inner.startswith(f"{outer}/") for outer in own)
+        ]
+        for name, own in paths.items()
+    }
+
+
+def _paths(chosen: Chosen) -> list[str]:
+    paths = chosen.artifacts[0].settings.get("paths")
+    return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
+
+
 def in_words(difference: TreeDifference) -> list[str]:
     """Say a difference in a few lines for people, first names included."""
     told = [

@@ -45,9 +45,16 @@ def restart(container: str) -> None:
 
 
 @task(task_run_name="plan {data_type} over {root}", **ONCE)
-def plan_overlay(data_type: str, prepared: Path, root: Path, only: list[str], with_identity: bool) -> OverlayPlan:  # noqa: ARG001 - data_type names the task run
+def plan_overlay(
+    data_type: str,  # noqa: ARG001 - it names the task run
+    prepared: Path,
+    root: Path,
+    only: list[str],
+    without: list[str],
+    with_identity: bool,
+) -> OverlayPlan:
     """Say, file by file, what putting the proven tree over a live root would change."""
-    return overlay.plan(prepared, root, only, with_identity=with_identity)
+    return overlay.plan(prepared, root, only, without=without, with_identity=with_identity)
 
 
 @task(task_run_name="overlay {data_type}", **ONCE)

@@ -311,6 +311,32 @@ def test_host_config_plans_first_and_takes_only_what_is_named(place: Place, capl
     assert (place.etc / "two").read_text() == "bad\n"
 
 
+def test_an_older_copy_of_etc_does_not_overwrite_a_newer_one_of_what_lies_below(place: Place) -> None:
+    (place.etc / "rancher" / "k3s").mkdir(parents=True)
+    (place.etc / "rancher" / "k3s" / "config.yaml").write_text("old\n")
+
+    def edit(document: dict[str, Any]) -> None:
+        types = document["servers"]["vps1"]["data_types"]
+        for name, path in (("system-config", "etc"), ("k3s-config", "etc/rancher/k3s")):
+            types[name] = {
+                **types["system-config"],
+                "source": {"kind": "directory", "root": str(place.root), "paths": [path], "restores": "overlay"},
+                "restore_flow": "restore-host-config",
+            }
+
+    place.create(edit)
+    backup_vps1(only=["system-config"])
+    (place.etc / "rancher" / "k3s" / "config.yaml").write_text("newer\n")
+    backup_vps1(only=["k3s-config"])
+    (place.etc / "rancher" / "k3s" / "config.yaml").write_text("broken\n")
+    (place.etc / "passwd").unlink()
+
+    restore_host_config(server="vps1", mode="in-place", approve=True, with_identity=True)
+
+    assert (place.etc / "rancher" / "k3s" / "config.yaml").read_text() == "newer\n"
+    assert (place.etc / "passwd").exists()
+
+
 def test_host_config_says_which_path_or_data_type_is_unknown(place: Place) -> None:
     as_overlay(place, place.root)
     backup_vps1()
