@@ -6,11 +6,9 @@ Knows nothing of sources or remotes. Opened with nothing of ours: `cat NAME.* | 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +16,13 @@ from typing import IO
 
 import zstandard
 
-from gxbackup import layout
 from gxbackup.adapters import process
 from gxbackup.adapters.process import Child
-from gxbackup.errors import CollectError, EmptyArtifactError, IntegrityError, SealingError, SetupError, StagingError
-from gxbackup.model import Artifact, Capture, Part, SealedFile
+from gxbackup.errors import EmptyArtifactError, IntegrityError, SealingError, SetupError
+from gxbackup.model import Artifact, Capture, SealedFile
+from gxbackup.parts import CHUNK_BYTES, Drain, Feeder, PartWriter
 from gxbackup.ports import PlainStream
 
-CHUNK_BYTES = 1024 * 1024
 AGE_HINT = "install the Debian package age (README, Set up a host)"
 # Two workers keep the two cores of the smallest host busy; more only cost memory.
 ZSTD_THREADS = max(1, min(4, os.cpu_count() or 1))
@@ -64,7 +61,7 @@ def seal(
     """
     target = staging / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    writer = _PartWriter(target, part_size_bytes)
+    writer = PartWriter(target, part_size_bytes)
     plain = hashlib.sha256()
     plain_size_bytes = 0
     try:
@@ -78,7 +75,7 @@ def seal(
             compressor = zstandard.ZstdCompressor(
                 level=zstd_level, threads=ZSTD_THREADS, write_checksum=True
             ).compressobj()
-            drain = _Drain(age.stdout, writer)
+            drain = Drain(age.stdout, writer)
             drain.start()
             try:
                 buffer = memoryview(bytearray(CHUNK_BYTES))
@@ -136,7 +133,7 @@ def unseal(artifact: Artifact, files: Sequence[Path], identity_file: Path) -> It
     """
     check_identity(identity_file)
     read_end, write_end = os.pipe()
-    feeder = _Feeder(files, write_end)
+    feeder = Feeder(files, write_end)
     try:
         with process.start(
             ["age", "--decrypt", "--identity", identity_file],
@@ -210,123 +207,3 @@ def _write(pipe: IO[bytes], data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[pipe.write(rest) :]
-
-
-class _PartWriter:
-    """Writes sealed bytes to one file, or to parts once it passes the part size; hashes each and the whole."""
-
-    def __init__(self, target: Path, part_size_bytes: int) -> None:
-        self.target = target
-        self.part_size_bytes = part_size_bytes
-        self.size_bytes = 0
-        self.whole = hashlib.sha256()
-        self._parts: list[tuple[int, str]] = []
-        self._files: list[Path] = []
-        self._begin()
-
-    def _begin(self) -> None:
-        number = len(self._parts)
-        if number == 1:
-            first = Path(layout.part_path(str(self.target), 0))
-            self.target.rename(first)
-            self._files[0] = first
-        file = Path(layout.part_path(str(self.target), number)) if number else self.target
-        self._files.append(file)
-        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._digest = hashlib.sha256()
-        self._size = 0
-
-    def write(self, chunk: memoryview) -> None:
-        while chunk:
-            if self._size == self.part_size_bytes:
-                self._end()
-                self._begin()
-            piece = chunk[: self.part_size_bytes - self._size]
-            count = os.write(self._file, piece)
-            self.whole.update(piece[:count])
-            if self._parts:  # the digest of the first part is the whole's own, as far as it has come
-                self._digest.update(piece[:count])
-            self._size += count
-            self.size_bytes += count
-            chunk = chunk[count:]
-
-    def _end(self) -> None:
-        os.close(self._file)
-        digest = self._digest if self._parts else self.whole
-        self._parts.append((self._size, digest.copy().hexdigest()))
-        self._file = -1
-
-    def close(self, path: str) -> tuple[Part, ...]:
-        """End the last part and return all, with paths relative to the snapshot."""
-        self._end()
-        many = len(self._parts) > 1
-        return tuple(
-            Part(path=layout.part_path(path, number) if many else path, size_bytes=size, sha256=sha256)
-            for number, (size, sha256) in enumerate(self._parts)
-        )
-
-    def discard(self) -> None:
-        """Leave nothing."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-        for file in self._files:
-            file.unlink(missing_ok=True)
-
-
-class _Drain(threading.Thread):
-    """Carries age's output to the part writer, beside the thread that feeds age."""
-
-    def __init__(self, pipe: IO[bytes], writer: _PartWriter) -> None:
-        super().__init__(name="sealed bytes", daemon=True)
-        self.failure: Exception | None = None
-        self._pipe = pipe
-        self._writer = writer
-
-    def run(self) -> None:
-        buffer = memoryview(bytearray(CHUNK_BYTES))
-        try:
-            while count := self._pipe.readinto(buffer):  # type: ignore[attr-defined]
-                self._writer.write(buffer[:count])
-        except OSError as error:
-            self.failure = _staging_failure(error, self._writer.target)
-            self._pipe.close()  # age is told by SIGPIPE, and whoever feeds it in turn
-        except ValueError as error:
-            self.failure = CollectError(f"{self._writer.target.name}: cut short: {error}")
-
-
-def _staging_failure(error: OSError, target: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StagingError(
-            f"staging {target.parent}: no room left while writing {target.name}",
-            "make room, or set GX_STAGING_DIR to a larger disk",
-        )
-    return StagingError(f"staging {target}: {error.strerror}", "is the disk healthy? see dmesg", retryable=True)
-
-
-class _Feeder(threading.Thread):
-    """Joins the parts of an artifact into age's input."""
-
-    def __init__(self, files: Sequence[Path], pipe: int) -> None:
-        super().__init__(name="sealed parts", daemon=True)
-        self._files = files
-        self._pipe = pipe
-
-    def run(self) -> None:
-        try:
-            for file in self._files:
-                with file.open("rb", buffering=0) as source:
-                    while os.splice(source.fileno(), self._pipe, CHUNK_BYTES):
-                        pass
-        except OSError:
-            # The reader has gone, or the file cannot be read: either way age sees a cut input and says so.
-            return
-        finally:
-            os.close(self._pipe)
-
-    def stop(self) -> None:
-        """Wait for the end; whoever reads the pipe has gone already."""
-        if self.ident is None:
-            os.close(self._pipe)
-        else:
-            self.join()
