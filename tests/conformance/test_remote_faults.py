@@ -78,19 +78,19 @@ def test_a_server_that_takes_the_connection_and_never_answers_costs_no_more_than
         monkeypatch.setenv("HTTPS_PROXY", f"http://{hole}")
         began = time.monotonic()
 
-        with pytest.raises(RemoteError, match="expected an answer within 2 s, seen none") as error:
-            at(local_lab, f"hole-{kind}:x", call_timeout_seconds=2).list_files("y")
+        with pytest.raises(RemoteError, match="expected an answer within 1 s, seen none") as error:
+            at(local_lab, f"hole-{kind}:x", call_timeout_seconds=1).list_files("y")
 
     assert time.monotonic() - began < 10
     assert error.value.retryable
 
 
 def test_an_upload_that_stands_still_is_ended(drive_lab: Lab, drive: Emulator) -> None:
-    remote, local = drive_lab.remote(stall_timeout_seconds=2), drive_lab.holding("out", {"file": b"x" * 1000})
+    remote, local = drive_lab.remote(stall_timeout_seconds=1), drive_lab.holding("out", {"file": b"x" * 1000})
     drive.drive.fail("POST", UPLOAD, hang=True, times=99)
     began = time.monotonic()
 
-    with pytest.raises(RemoteError, match="no byte moved for 2 s") as error:
+    with pytest.raises(RemoteError, match="no byte moved for 1 s") as error:
         remote.upload(local, ["file"], "s")
 
     assert time.monotonic() - began < 20
@@ -98,13 +98,13 @@ def test_an_upload_that_stands_still_is_ended(drive_lab: Lab, drive: Emulator) -
 
 
 def test_a_download_that_stands_still_is_ended(drive_lab: Lab, drive: Emulator, tmp_path: Path) -> None:
-    remote = drive_lab.remote(stall_timeout_seconds=2)
+    remote = drive_lab.remote(stall_timeout_seconds=1)
     remote.upload(drive_lab.holding("out", {"file": b"x" * 1000}), ["file"], "s")
     drive.drive.fail("GET", CONTENT, hang=True, times=99)
 
-    with pytest.raises(RemoteError, match="no byte moved for 2 s"):
+    with pytest.raises(RemoteError, match="no byte moved for 1 s"):
         remote.download("s", ["file"], tmp_path / "back")
-    with pytest.raises(RemoteError, match="no byte arrived for 2 s") as error:
+    with pytest.raises(RemoteError, match="no byte arrived for 1 s") as error:
         remote.read("s/file")
 
     assert error.value.retryable
