@@ -141,6 +141,24 @@ def publish(
     return manifest.sha256()
 
 
+def discard_unproven(remote: Remote, manifest: Manifest, remote_dir: str) -> None:
+    """
+    Delete what a run sent but could not prove, path by path, from the folder of its own new snapshot.
+
+    Before the manifest is there: afterwards nobody could tell such a file from a stranger's.
+
+    Raises: RemoteError, IntegrityError where the folder holds a manifest already.
+    """
+    folder = layout.in_snapshot(remote_dir, manifest.snapshot)
+    proven = {part.path for artifact in manifest.artifacts for part in artifact.parts}
+    sent = [file.path for file in remote.list_files(folder)]
+    if layout.MANIFEST in sent:
+        raise IntegrityError(f"{folder}: expected no manifest yet, seen one", "is another program writing there?")
+    for path in sent:
+        if path not in proven and path not in (layout.RECOVER_PAGE, layout.SIGNATURE):
+            remote.delete_file(f"{folder}/{path}")
+
+
 def _fetch(remote: Remote, remote_dir: str, folders: Mapping[str, Mapping[str, int]], to: Path) -> Path:
     """Download every manifest and signature in one go, as far as they are of a believable size."""
     names = [

@@ -15,9 +15,11 @@ from tasks.policy import BRIEF
 
 @task(task_run_name="commit {manifest.server} {manifest.snapshot}", **BRIEF)
 def commit(manifest: Manifest, remote_dir: str, area: Path) -> None:
-    """Write RECOVER.md and the manifest, sign it, upload both, read them back, and remember what was written."""
+    """Drop what could not be proven, sign and upload RECOVER.md and the manifest, read them back, remember them."""
     inventory = host.inventory()
     page = recover_page(manifest, inventory.remote.path, remote_dir)
     key = signing.load_key(signing.key_file())
+    if not manifest.complete:
+        catalog.discard_unproven(host.remote(), manifest, remote_dir)
     sha256 = catalog.publish(host.remote(), manifest, page, key, remote_dir, area)
     survey.remember(inventory, manifest, sha256)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from gxbackup.adapters.rclone import Progress
@@ -16,9 +20,19 @@ from tasks.pages import human_bytes
 _SECONDS_BETWEEN_UPDATES = 2.0
 
 
+@contextmanager
+def _if_the_server_answers() -> Iterator[None]:
+    """A report that cannot be shown is said in the log; it never ends a backup."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        get_run_logger().warning("the Prefect server took no report: %s", error)
+
+
 def publish(key: str, markdown: str, description: str) -> None:
     """Show a report in the UI under a stable key; each run adds a version to its history."""
-    create_markdown_artifact(key=key, markdown=markdown, description=description)
+    with _if_the_server_answers():
+        create_markdown_artifact(key=key, markdown=markdown, description=description)
 
 
 class TransferProgress:
@@ -45,16 +59,18 @@ class TransferProgress:
             f"{human_bytes(seen.bytes_per_second)}/s{left}"
         )
         get_run_logger().info(words)
-        if self._artifact is None:
-            self._artifact = _created(create_progress_artifact(progress=percent, description=words))
-        else:
-            update_progress_artifact(self._artifact, progress=percent, description=words)
+        with _if_the_server_answers():
+            if self._artifact is None:
+                self._artifact = _created(create_progress_artifact(progress=percent, description=words))
+            else:
+                update_progress_artifact(self._artifact, progress=percent, description=words)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._artifact is not None and error is None:
-            update_progress_artifact(self._artifact, progress=100.0, description=f"{self._what}: done")
+            with _if_the_server_answers():
+                update_progress_artifact(self._artifact, progress=100.0, description=f"{self._what}: done")
 
 
 def _created(artifact: object) -> UUID:

@@ -313,6 +313,47 @@ def test_a_remote_that_was_rolled_back_shows(place: Place) -> None:
         backup_vps1()
 
 
+def test_what_the_remote_damaged_is_missing_and_does_not_stay_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import recipes
+
+    without_waiting(monkeypatch)
+    send = recipes.upload
+
+    def damaging_upload(data_type: str, remote_dir: str, snapshot: str, *others: Any) -> None:
+        send(data_type, remote_dir, snapshot, *others)
+        if data_type == "website":
+            file = place.remote / remote_dir / snapshot / "files" / "website" / "website.tar.zst.age"
+            body = bytearray(file.read_bytes())
+            body[1000] ^= 1
+            file.write_bytes(body)
+
+    monkeypatch.setattr(recipes, "upload", damaging_upload)
+
+    with pytest.raises(IncompleteBackupError, match=r"website: .*expected sha256"):
+        backup_vps1()
+
+    (folder,) = place.snapshots()
+    assert manifest_of(folder).data_types() == ("system-config",)
+    assert not (folder / "files" / "website" / "website.tar.zst.age").exists()
+
+
+def test_a_server_that_takes_no_report_costs_no_backup(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+
+    from tasks import report
+
+    def refuse(**_: Any) -> None:
+        raise httpx.ConnectError("away")
+
+    monkeypatch.setattr(report, "create_markdown_artifact", refuse)
+
+    backup_vps1()
+
+    assert manifest_of(place.snapshots()[0]).complete
+
+
 def test_no_secret_reaches_log_manifest_or_report(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     backup_vps1()
 
