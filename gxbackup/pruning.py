@@ -45,12 +45,9 @@ def execute(plan: Plan, remote: Remote, *, relist: Callable[[], Catalog]) -> Pru
     `relist` raises: nothing was deleted. RemoteError at the first deletion that fails: what comes before it is gone.
     """
     server = plan.question.server
-    if plan.refused:
-        raise PruneRefusedError(
-            f"{server}: the plan {plan.refused}",
-            f"read the plan; where it is what you want, confirm it: confirm={plan.sha256}",
-        )
+    _require_allowed(plan)
     again = plan.remade(relist())
+    _require_allowed(again)
     if again.sha256 != plan.sha256:
         raise PruneRefusedError(
             f"{server}: expected the same {len(plan.deletions)} deletions as planned, seen {_difference(plan, again)}",
@@ -65,6 +62,14 @@ def execute(plan: Plan, remote: Remote, *, relist: Callable[[], Catalog]) -> Pru
             if plan.snapshot_of(folder) == snapshot:
                 remote.remove_empty_folder(folder)
     return PruneResult(server=server, deleted=plan.deletions, freed_bytes=plan.freed_bytes)
+
+
+def _require_allowed(plan: Plan) -> None:
+    if plan.refused:
+        raise PruneRefusedError(
+            f"{plan.question.server}: the plan {plan.refused}",
+            f"read the plan; where it is what you want, confirm it: confirm={plan.sha256}",
+        )
 
 
 def _difference(plan: Plan, again: Plan) -> str:

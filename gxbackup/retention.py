@@ -229,7 +229,7 @@ def _decisions(found: Mapping[Key, Copy], stay: Kept, losing: Sequence[Folder], 
 def _waiting(held: Catalog, stay: Kept, left: Sequence[Judged]) -> list[str]:
     with_copies = {snapshot for snapshot, _ in stay}
     return [f"{each.snapshot}: no manifest: {each.waits}" for each in left if each.waits] + [
-        f"{each.snapshot}: its manifest, for beside it lie {len(foreign)} files that are not ours"
+        f"{each.snapshot}: its manifest, for files lie there that are not ours: {', '.join(foreign[:3])}"
         for each in held.snapshots
         if each.snapshot not in with_copies and (foreign := deletions.foreign(each))
     ]

@@ -419,7 +419,9 @@ def test_a_file_that_we_did_not_write_stays_and_its_folder_never_becomes_a_lefto
     assert plan.deletions == (layout.in_snapshot(REMOTE_DIR, named(0), SITE_FILE),)
     assert plan.emptied_folders == ()
     assert plan.strangers == (f"{named(0)}/files/website/copy.tar.zst.age",)
-    assert plan.waiting == (f"{named(0)}: its manifest, for beside it lie 1 files that are not ours",)
+    assert plan.waiting == (
+        f"{named(0)}: its manifest, for files lie there that are not ours: files/website/copy.tar.zst.age",
+    )
 
 
 # Leftovers
