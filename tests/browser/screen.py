@@ -1,0 +1,151 @@
+"""What a person sees and does in the Prefect UI: a real Chromium, told in the words on the screen."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver import Chrome
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+_SOON_SECONDS = 60
+_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1100",
+)  # fmt: skip
+# The graph is drawn on a canvas: only a picture of it tells what is there.
+_COUNT_GREEN_PIXELS = """
+const [picture, done] = arguments, image = new Image();
+image.onload = () => {
+    const canvas = document.createElement('canvas');
+    [canvas.width, canvas.height] = [image.width, image.height];
+    const brush = canvas.getContext('2d');
+    brush.drawImage(image, 0, 0);
+    const bytes = brush.getImageData(0, 0, image.width, image.height).data;
+    let green = 0;
+    for (let at = 0; at < bytes.length; at += 4)
+        green += bytes[at + 1] > 120 && bytes[at] < 80 && bytes[at + 2] < 110;
+    done(green);
+};
+image.src = 'data:image/png;base64,' + picture;
+"""
+
+
+class Screen:
+    """One browser window on one Prefect server."""
+
+    def __init__(self, driver: Chrome, site: str) -> None:
+        self._driver = driver
+        self._site = site
+
+    def open(self, path: str, **query: str) -> None:
+        """Go to a page of the UI."""
+        self._driver.get(f"{self._site}/{path}?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}")
+
+    def open_run(self, run: str) -> None:
+        """Go to a flow run's page."""
+        self.open(f"runs/flow-run/{run}")
+
+    def text(self) -> str:
+        """Return all that can be read now."""
+        return self._driver.find_element(By.TAG_NAME, "body").text
+
+    def await_texts(self, *expected: str, seconds: float = _SOON_SECONDS) -> str:
+        """Return all that can be read once every one of these is; AssertionError with what was read instead."""
+        return self._awaited(
+            lambda: self.text() if all(words in self.text() for words in expected) else "",
+            lambda: f"expected {expected}, read:\n{self.text()}", seconds,
+        )  # fmt: skip
+
+    def press(self, words: str) -> None:
+        """Press the visible button, tab or link that says exactly this, the topmost where a form lies over the page."""
+
+        def found() -> WebElement | None:
+            spelled = f"normalize-space(.)='{words}'"
+            marked = self._driver.find_elements(
+                By.XPATH, f"//button[{spelled}] | //a[{spelled}] | //li[contains(@class, 'p-tab') and {spelled}]"
+            )
+            shown = [element for element in marked if element.is_displayed()]
+            return shown[-1] if shown else None
+
+        self._awaited(found, lambda: f"nothing says {words!r} in:\n{self.text()}", _SOON_SECONDS).click()
+
+    def follow(self, part: str) -> None:
+        """Follow the first link whose address holds this."""
+        links = self._awaited(
+            lambda: self._driver.find_elements(By.CSS_SELECTOR, f"a[href*='{part}']"),
+            lambda: f"no link to {part!r} in:\n{self.text()}", _SOON_SECONDS,
+        )  # fmt: skip
+        links[0].click()
+
+    def fill(self, label: str, value: str) -> None:
+        """Type into, or choose in, the form's field with this label."""
+        at = f"//div[contains(@class, 'p-label') and .//span[starts-with(normalize-space(.), '{label}')]]"
+
+        def found() -> WebElement | None:
+            fields = self._driver.find_elements(By.XPATH, f"{at}//textarea | {at}//select[option]")
+            return fields[-1] if fields else None
+
+        field = self._awaited(found, lambda: f"no field {label!r} in:\n{self.text()}", _SOON_SECONDS)
+        if field.tag_name == "select":
+            Select(field).select_by_visible_text(value)
+        else:
+            field.clear()
+            field.send_keys(value)
+
+    def await_green_bars(self) -> None:
+        """Return once the run's graph shows bars of completed tasks."""
+
+        def green() -> int:
+            picture = self._driver.find_element(By.CSS_SELECTOR, "canvas").screenshot_as_base64
+            pixels: int = self._driver.execute_async_script(_COUNT_GREEN_PIXELS, picture)
+            return pixels if pixels > 1000 else 0
+
+        self._awaited(green, lambda: "the graph shows no completed task", _SOON_SECONDS)
+
+    def picture(self, file: Path) -> None:
+        """Keep what is shown as a PNG."""
+        assert self._driver.save_screenshot(str(file))
+
+    def _awaited(self, seen: Any, missed: Any, seconds: float) -> Any:
+        ignored = (StaleElementReferenceException,)
+        waiting = WebDriverWait(self._driver, seconds, poll_frequency=0.2, ignored_exceptions=ignored)
+        try:
+            return waiting.until(lambda _: seen())
+        except Exception as error:
+            raise AssertionError(missed()) from error
+
+
+@contextmanager
+def opened(api_url: str, profile: Path) -> Iterator[Screen]:
+    """Give a new, empty browser on the UI of the server with this API."""
+    options = Options()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in (*_FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    driver = Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    try:
+        yield Screen(driver, api_url.removesuffix("/api"))
+    finally:
+        driver.quit()
+
+
+def ask(api_url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Ask the server's API: POST with a body, GET without one."""
+    request = urllib.request.Request(
+        f"{api_url}{path}",
+        None if body is None else json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read() or b"null")
