@@ -86,7 +86,6 @@ def _without_a_dead_server() -> None:
 
 def _answers(url: str) -> bool:
     try:
-        httpx.get(f"{url.rstrip('/')}/health", timeout=5)
+        return httpx.get(f"{url.rstrip('/')}/health", timeout=5).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
-    return True
