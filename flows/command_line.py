@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import signal
 import sys
 import types
 import typing
@@ -18,6 +19,7 @@ import httpx
 from prefect import Flow
 
 from gxbackup.errors import BackupError
+from tasks.policy import speak_plainly
 
 _SERVERLESS = "GX_WITHOUT_SERVER"
 
@@ -31,6 +33,9 @@ def run(flow: Flow[..., Any]) -> None:
     """
     values = vars(_parser(flow).parse_args())
     _without_a_dead_server()
+    speak_plainly()
+    # A dropped ssh connection ends a run as a stop does: tidied up.
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         flow(**values)
     except BackupError as error:

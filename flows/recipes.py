@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import runtime
 from prefect.logging import get_run_logger
 
-from gxbackup import clock, exchange, restoring
+from gxbackup import clock, exchange, overlay, restoring
 from gxbackup.errors import BackupError, IntegrityError, RestoreError
 from gxbackup.locks import locked
 from gxbackup.staging import staging_area, staging_root
@@ -33,7 +33,6 @@ from tasks.restore import (
     put_in_place,
     recover_overlay,
     restart,
-    undo_overlay,
     unpack,
 )
 from tasks.survey import survey
@@ -55,6 +54,9 @@ def back_up(server: str, only: list[str] | None = None) -> str:
     host.inventory().server(server)
     with locked(remote_path, server, f"backup of {server}"), staging_area(server) as area:
         seen = survey(server, only, area)
+        if not seen.due:
+            get_run_logger().info("%s: nothing is due today", server)
+            return ""
         outcome = Outcome(seen)
         for data_type in seen.due:
             with outcome.of(data_type):
@@ -102,6 +104,9 @@ def restore_tree(
     Raises: RestoreRefusedError, RestoreError, IntegrityError, SealingError, RemoteError, LockedError.
     """
     speak_plainly()
+    host.identity_file()
+    if mode == "in-place" and not target:
+        host.refuse_another_host(server)
     with staging_area(f"restore-{server}") as area:
         chosen = choose(server, data_type, snapshot, area)
         where = Path(target or restoring.origin(chosen))
@@ -155,7 +160,10 @@ def restore_overlay(
     Raises: RestoreRefusedError, RestoreError, IntegrityError, SealingError, RemoteError, LockedError.
     """
     speak_plainly()
+    host.identity_file()
     promised = host.inventory().server(server).data_types
+    if mode == "in-place" and not target:
+        host.refuse_another_host(server)
     ours = [name for name, promise in promised.items() if promise.restore_flow == "restore-host-config"]
     with staging_area(f"restore-{server}") as area:
         names = restoring.select(list_catalog(server, area), ours, data_types, snapshot)
@@ -173,7 +181,6 @@ def restore_overlay(
             )
             return
         safety_dir = staging_root().parent / "safety"
-        undone = recover_overlay(root, safety_dir) if mode == "in-place" else []
         wanted = restoring.share_out(only or [], prepared)
         without = restoring.more_specific(chosen)
         plans = {
@@ -181,8 +188,7 @@ def restore_overlay(
             for name, tree in prepared.items()
             if wanted[name] or not only
         }
-        changes = [f"put back first, from a restore that was killed: {folder}" for folder in undone]
-        changes += [line for name, planned in plans.items() for line in overlay_in_words(name, planned)]
+        changes = [line for name, planned in plans.items() for line in overlay_in_words(name, planned)]
         page = restore_page(list(chosen.values()), str(root), mode, changes)
         _tell("restore-host-config", page)
         if mode == "plan":
@@ -190,12 +196,18 @@ def restore_overlay(
         approve_or_refuse(str(root), page, approve)
         kept: list[Path] = []
         with locked(host.inventory().remote.path, server, f"restore of {', '.join(plans)}"):
+            if undone := recover_overlay(root, safety_dir):
+                raise RestoreError(
+                    f"{root}: a restore that was killed has been put back first, from {', '.join(map(str, undone))}",
+                    "nothing else was touched; look at the plan again, then start once more",
+                )
             try:
                 for name, planned in plans.items():
                     kept.append(apply_overlay(name, planned, safety_dir))
-            except BackupError:
+            except BaseException:
+                # Not as a task: what stopped us may be the Prefect server, or a signal.
                 for folder in reversed(kept):
-                    undo_overlay(folder)
+                    overlay.put_back(folder)
                 raise
     _tell("restore-host-config", f"{page}- put back; what was overwritten lies in {', '.join(map(str, kept))}\n")
 

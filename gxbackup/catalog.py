@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from gxbackup import layout, signing
+from gxbackup import freshness, layout, signing
 from gxbackup.adapters.rclone import Remote
 from gxbackup.errors import IntegrityError
 from gxbackup.inventory import Inventory
@@ -108,6 +108,28 @@ def chain_faults(catalog: Catalog, inventory: Inventory, last_written: tuple[str
     return faults
 
 
+def lost_artifacts(catalog: Catalog, inventory: Inventory) -> list[str]:
+    """
+    Tell what a manifest promises, its time has not run out, and the remote no longer holds: one line for each.
+
+    Source: design, "Retention": absent and expired = pruned; absent and not expired = an integrity failure.
+    """
+    faults: list[str] = []
+    for data_type, promise in inventory.server(catalog.server).data_types.items():
+        copies = [held for held in catalog.snapshots if held.manifest.has_good(data_type)]
+        good = freshness.good_copies(catalog, data_type)
+        newest = max((held.snapshot for held in (good or copies)), default=None)
+        for held in copies:
+            age = layout.snapshot_time(newest or held.snapshot) - layout.snapshot_time(held.snapshot)
+            faults += [
+                f"{held.snapshot}: {artifact.path} is gone from the remote before its time"
+                for artifact in held.manifest.of(data_type)
+                if age <= timedelta(days=min(artifact.keep_days, promise.keep_days))
+                and not freshness.artifact_is_held(catalog, held, artifact)
+            ]
+    return faults
+
+
 def publish(
     remote: Remote, manifest: Manifest, recover_page: str, key: Ed25519PrivateKey, remote_dir: str, area: Path
 ) -> str:
@@ -147,13 +169,13 @@ def discard_unproven(remote: Remote, manifest: Manifest, remote_dir: str) -> Non
 
     Before the manifest is there: afterwards nobody could tell such a file from a stranger's.
 
-    Raises: RemoteError, IntegrityError where the folder holds a manifest already.
+    Raises: RemoteError.
     """
     folder = layout.in_snapshot(remote_dir, manifest.snapshot)
     proven = {part.path for artifact in manifest.artifacts for part in artifact.parts}
     sent = [file.path for file in remote.list_files(folder)]
     if layout.MANIFEST in sent:
-        raise IntegrityError(f"{folder}: expected no manifest yet, seen one", "is another program writing there?")
+        return  # an earlier try put it there; whether it is ours is for `publish` to see
     for path in sent:
         if path not in proven and path not in (layout.RECOVER_PAGE, layout.SIGNATURE):
             remote.delete_file(f"{folder}/{path}")

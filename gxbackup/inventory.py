@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from gxbackup.documents import read_document
 from gxbackup.errors import InventoryError
@@ -26,10 +26,20 @@ SignerKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
 Folder = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*$")]
 
 
+def _remote_path(path: str) -> str:
+    name = path.partition(":")[0]
+    if not path.startswith("/") and (":" not in path or not name or "," in name or "/" in name):
+        raise ValueError("expected `remote:folder` with a remote of rclone's configuration, or an absolute path")
+    return path
+
+
+RemotePath = Annotated[str, AfterValidator(_remote_path)]
+
+
 class RemoteSettings(Frozen):
     """Where snapshots live, and how hard we try to reach it."""
 
-    path: str = Field(description="any rclone remote and folder: gdrive-backup:gx-backups", min_length=1)
+    path: RemotePath = Field(description="any rclone remote and folder: gdrive-backup:gx-backups", min_length=1)
     part_size_bytes: int = Field(
         default=4 * 1024**3, ge=1024**2, description="a larger artifact is stored in parts of this size"
     )

@@ -29,7 +29,7 @@ IDENTITY = (
     "etc/udev/rules.d/70-persistent-*", "etc/cloud", "etc/default/grub", "etc/default/grub.d",
     "etc/passwd", "etc/passwd-", "etc/group", "etc/group-", "etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-",
     "etc/subuid", "etc/subuid-", "etc/subgid", "etc/subgid-",
-    "etc/ssh/ssh_host_*", "etc/rancher/node",
+    "etc/ssh/ssh_host_*", "etc/rancher/node", "etc/gx-backup",
 )  # fmt: skip
 _MERGED = "authorized_keys*"
 

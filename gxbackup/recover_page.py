@@ -19,7 +19,8 @@ _HEAD = """\
 Everything here needs only rclone, age, zstd, GNU tar and coreutils; nothing of GX backup.
 Captured by host {host}, {started} to {finished} UTC. {state}
 
-Set these three first: the folder that holds this page (any rclone remote), the age identity, an empty work folder.
+Set these three first: the folder that holds all servers' folders (any rclone remote), the age identity, an empty work
+folder.
 
 ```sh
 REMOTE="${{REMOTE:-{remote}}}"

@@ -51,6 +51,7 @@ def survey(
     held = catalog.load(remote, inventory, server, area)
     faults = [f"{bad.snapshot}: {bad.reason}" for bad in held.rejected]
     faults += catalog.chain_faults(held, inventory, last_written(inventory, server))
+    faults += catalog.lost_artifacts(held, inventory)
     newest = held.newest()
     return Survey(
         server=server,

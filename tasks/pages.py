@@ -52,6 +52,7 @@ def backup_page(manifest: Manifest, faults: Sequence[str], plan: Plan | None, fa
     if failure is not None:
         lines.append(f"Nothing more: {failure}")
     elif plan is not None:
+        lines += ["Nothing was pruned while the past does not fit together. The plan would be:", ""] if faults else []
         lines.append(explain(plan))
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,6 @@ def prune(server: str, area: Path, dry_run: bool, confirm: str | None = None) ->
     inventory, remote = host.inventory(), host.remote()
     held = catalog.load(remote, inventory, server, area)
     plan = retention.plan(held, inventory, clock.now(), confirm_sha256=confirm)
-    if not dry_run:
+    if not dry_run and (plan.deletions or plan.refused):
         pruning.execute(plan, remote, relist=lambda: catalog.load(remote, inventory, server, area))
     return plan

@@ -63,12 +63,6 @@ def apply_overlay(data_type: str, planned: OverlayPlan, safety_dir: Path) -> Pat
     return overlay.apply(planned, safety_dir)
 
 
-@task(task_run_name="put back {safety_copy}", **ONCE)
-def undo_overlay(safety_copy: Path) -> None:
-    """Bring back what an overlay overwrote."""
-    overlay.put_back(safety_copy)
-
-
 @task(task_run_name="recover {root}", **ONCE)
 def recover_overlay(root: Path, safety_dir: Path) -> list[Path]:
     """Put back first what a killed restore left half done."""

@@ -58,7 +58,7 @@ class Screen:
 
     def text(self) -> str:
         """Return all that can be read now."""
-        return self._driver.find_element(By.TAG_NAME, "body").text
+        return str(self._driver.find_element(By.TAG_NAME, "body").text)
 
     def await_texts(self, *expected: str, seconds: float = _SOON_SECONDS) -> str:
         """Return all that can be read once every one of these is; AssertionError with what was read instead."""

@@ -378,3 +378,20 @@ def test_a_full_staging_disk_in_mid_stream_leaves_nothing(
 
     assert place.files() == {}
     assert place.staged() == []
+
+
+def test_a_held_artifact_that_is_gone_before_its_time_makes_the_next_backup_red(place: Place) -> None:
+    backup_vps1()
+    (place.snapshots()[0] / "files" / "website" / "website.tar.zst.age").unlink()
+
+    with pytest.raises(IntegrityError, match=r"website\.tar\.zst\.age is gone from the remote before its time"):
+        backup_vps1()
+
+    assert manifest_of(place.snapshots()[-1]).complete
+
+
+def test_a_remote_without_a_colon_is_no_folder_beside_the_program(place: Place) -> None:
+    place.create(lambda document: document["remote"].update(path="gdrive-backup"))
+
+    with pytest.raises(InventoryError, match=r"remote\.path: expected `remote:folder`"):
+        backup_vps1()

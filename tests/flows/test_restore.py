@@ -367,3 +367,14 @@ def test_pruning_by_hand_says_what_it_would_do_and_does_nothing_by_default(
 
     assert place.files() == before
     assert "newest good copy" in caplog.text
+
+
+def test_in_place_on_another_known_host_is_refused(place: Place) -> None:
+    backup_vps1()
+    place.play("vps3")
+    before = describe(place.site)
+
+    with pytest.raises(RestoreRefusedError, match="vps1 lives on vps1, and this host is vps3"):
+        restore(mode="in-place", approve=True)
+
+    assert describe(place.site) == before
