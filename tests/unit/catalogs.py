@@ -10,10 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 from gxbackup import layout
 from gxbackup.inventory import Inventory
-from gxbackup.model import Artifact, Catalog, HeldSnapshot, Leftover, Manifest, Missing, Part, Previous, Rejected
+from gxbackup.model import Artifact, Catalog, HeldSnapshot, Leftover, Manifest, Missing, Part, Previous, Rejectedfrom gxbackup.retention import Plan
 
 SERVER = "vps1"
 REMOTE_DIR = "vps1-website"
+SITE = "website"
+KEYS = "ssh-keys"
+SITE_FILE = layout.artifact_path("files", SITE, "one.tar")
 START = datetime(2026, 9, 1, 2, 0, 0, tzinfo=UTC)
 
 
@@ -202,3 +205,24 @@ class Shelf:
             held_in=taken.held_in,
             set_id=taken.set_id,
         )
+
+
+def daily(shelf: Shelf, first: int, last: int, taken: Taken | None = None) -> Shelf:
+    """Back up once a day from one day to another, both included."""
+    for number in range(first, last + 1):
+        shelf.back_up(day(number), [taken or Taken(SITE)])
+    return shelf
+
+
+def dropped(plan: Plan) -> list[str]:
+    """Return the copies that a plan drops by the day they were made, oldest first: `0 website`."""
+    return sorted(
+        f"{(layout.snapshot_time(each.snapshot) - START).total_seconds() / 86400:g} {each.data_type}"
+        for each in plan.decisions
+        if each.rule == "expired"
+    )
+
+
+def reason(plan: Plan, number: float, data_type: str = SITE) -> str:
+    """Return why the copy made on that day stays or goes."""
+    return next(each.reason for each in plan.decisions if (each.snapshot, each.data_type) == (named(number), data_type))

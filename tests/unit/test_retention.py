@@ -10,32 +10,21 @@ import pytest
 from gxbackup import layout, retention
 from gxbackup.errors import InventoryError, PruneRefusedError
 from gxbackup.model import Leftover
-from gxbackup.retention import Plan
-from tests.unit.catalogs import REMOTE_DIR, Promised, Shelf, Taken, day, inventory, named
-
-SITE = "website"
-KEYS = "ssh-keys"
-SITE_FILE = layout.artifact_path("files", SITE, "one.tar")
-
-
-def daily(shelf: Shelf, first: int, last: int, taken: Taken | None = None) -> Shelf:
-    for number in range(first, last + 1):
-        shelf.back_up(day(number), [taken or Taken(SITE)])
-    return shelf
-
-
-def dropped(plan: Plan) -> list[str]:
-    """The days of the copies that a plan drops, oldest first: `0 website`."""
-    return sorted(
-        f"{(layout.snapshot_time(each.snapshot) - day(0)).total_seconds() / 86400:g} {each.data_type}"
-        for each in plan.decisions
-        if each.rule == "expired"
-    )
-
-
-def reason(plan: Plan, number: float, data_type: str = SITE) -> str:
-    return next(each.reason for each in plan.decisions if (each.snapshot, each.data_type) == (named(number), data_type))
-
+from tests.unit.catalogs import (
+    KEYS,
+    REMOTE_DIR,
+    SITE,
+    SITE_FILE,
+    Promised,
+    Shelf,
+    Taken,
+    daily,
+    day,
+    dropped,
+    inventory,
+    named,
+    reason,
+)
 
 # Age
 
