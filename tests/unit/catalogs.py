@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from gxbackup import layout
 from gxbackup.inventory import Inventory
-from gxbackup.model import Artifact, Catalog, HeldSnapshot, Leftover, Manifest, Missing, Part, Previous, Rejectedfrom gxbackup.retention import Plan
+from gxbackup.model import Artifact, Catalog, HeldSnapshot, Leftover, Manifest, Missing, Part, Previous, Rejected
+from gxbackup.retention import Plan
 
 SERVER = "vps1"
 REMOTE_DIR = "vps1-website"
