@@ -40,7 +40,6 @@ def at(lab: Lab, root: str, **limits: int) -> Any:
     [
         ("gdrive-backpu:gx-backups", SetupError, "didn't find section in config file"),
         ("odd:gx-backups", SetupError, "didn't find backend called"),
-        ("gx-backups", SetupError, "expected `remote:folder` or an absolute path, seen 'gx-backups'"),
         ("webdav-dead:x", RemoteError, "connection refused"),
         ("sftp-dead:x", RemoteError, "connection refused"),
         ("webdav-login:x", RemoteError, "401 Unauthorized"),

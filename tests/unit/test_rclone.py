@@ -73,7 +73,7 @@ def test_nothing_secret_is_shown(said: str, shown: str) -> None:
 
 
 def test_a_root_that_holds_a_password_is_not_shown(tmp_path: Path) -> None:
-    remote = Remote(RemoteSettings(path=":nosuchbackend,pass=hush:folder"), tmp_path)
+    remote = Remote(RemoteSettings.model_construct(path=":nosuchbackend,pass=hush:folder"), tmp_path)
 
     with pytest.raises(SetupError) as error:
         remote.check()
