@@ -406,7 +406,7 @@ class YearsOfBackups(RuleBasedStateMachine):
 
 
 YearsOfBackups.TestCase.settings = settings(
-    max_examples=int(EXAMPLES or 75),
+    max_examples=int(EXAMPLES or 60),
     stateful_step_count=20,
     derandomize=EXAMPLES is None,
     database=None,
