@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from selenium.common.exceptions import StaleElementReferenceException
+from estate import await_condition
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
@@ -21,7 +24,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 _SOON_SECONDS = 60
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1100",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1100,900",
 )  # fmt: skip
 # The graph is drawn on a canvas: only a picture of it tells what is there.
 _COUNT_GREEN_PIXELS = """
@@ -56,29 +59,40 @@ class Screen:
         """Go to a flow run's page."""
         self.open(f"runs/flow-run/{run}")
 
+    def leave(self) -> None:
+        """Show nothing: a run's graph that is being drawn costs as much processor as the run."""
+        self._driver.get("about:blank")
+
     def text(self) -> str:
         """Return all that can be read now."""
         return str(self._driver.find_element(By.TAG_NAME, "body").text)
 
     def await_texts(self, *expected: str, seconds: float = _SOON_SECONDS) -> str:
         """Return all that can be read once every one of these is; AssertionError with what was read instead."""
-        return self._awaited(
-            lambda: self.text() if all(words in self.text() for words in expected) else "",
-            lambda: f"expected {expected}, read:\n{self.text()}", seconds,
-        )  # fmt: skip
+
+        def read() -> str:
+            shown = self.text()
+            return shown if all(words in shown for words in expected) else ""
+
+        return str(self._awaited(read, lambda: f"expected {expected}, read:\n{self.text()}", seconds))
 
     def press(self, words: str) -> None:
-        """Press the visible button, tab or link that says exactly this, the topmost where a form lies over the page."""
+        """Press the last visible button, tab or link that says exactly this, once it stands still."""
+        spelled = f"normalize-space(.)='{words}'"
+        path = f"//button[{spelled}] | //a[{spelled}] | //li[contains(@class, 'p-tab') and {spelled}]"
+        at: dict[str, int] = {}
 
-        def found() -> WebElement | None:
-            spelled = f"normalize-space(.)='{words}'"
-            marked = self._driver.find_elements(
-                By.XPATH, f"//button[{spelled}] | //a[{spelled}] | //li[contains(@class, 'p-tab') and {spelled}]"
-            )
-            shown = [element for element in marked if element.is_displayed()]
-            return shown[-1] if shown else None
+        def pressed() -> bool:
+            nonlocal at
+            shown = [element for element in self._driver.find_elements(By.XPATH, path) if element.is_displayed()]
+            # A form that is still being laid out moves its button away from under the pointer.
+            before, at = at, (shown[-1].rect if shown else {})
+            if not shown or at != before or not shown[-1].is_enabled():
+                return False
+            shown[-1].click()
+            return True
 
-        self._awaited(found, lambda: f"nothing says {words!r} in:\n{self.text()}", _SOON_SECONDS).click()
+        self._awaited(pressed, lambda: f"nothing says {words!r} in:\n{self.text()}", _SOON_SECONDS)
 
     def follow(self, part: str) -> None:
         """Follow the first link whose address holds this."""
@@ -118,7 +132,7 @@ class Screen:
         assert self._driver.save_screenshot(str(file))
 
     def _awaited(self, seen: Any, missed: Any, seconds: float) -> Any:
-        ignored = (StaleElementReferenceException,)
+        ignored = (ElementClickInterceptedException, StaleElementReferenceException)
         waiting = WebDriverWait(self._driver, seconds, poll_frequency=0.2, ignored_exceptions=ignored)
         try:
             return waiting.until(lambda _: seen())
@@ -141,11 +155,23 @@ def opened(api_url: str, profile: Path) -> Iterator[Screen]:
 
 
 def ask(api_url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Ask the server's API: POST with a body, GET without one."""
+    """Ask the server's API: POST with a body, GET without one; as Prefect's own client, again while it is busy."""
     request = urllib.request.Request(
         f"{api_url}{path}",
         None if body is None else json.dumps(body).encode(),
         {"content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or b"null")
+    answers: list[bytes] = []
+
+    def answered() -> bool:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                answers.append(answer.read())
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            error.close()
+        return bool(answers)
+
+    await_condition(f"an answer of {path}", answered, _SOON_SECONDS)
+    return json.loads(answers[0] or b"null")
