@@ -22,9 +22,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 _SOON_SECONDS = 60
+# Wide and high enough for a page to show its lists whole: the UI leaves out what lies below the edge.
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1100,900",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1100",
 )  # fmt: skip
 # The graph is drawn on a canvas: only a picture of it tells what is there.
 _COUNT_GREEN_PIXELS = """
