@@ -110,9 +110,9 @@ def walk(tree: Path) -> Iterator[Member]:
     """
     Yield what lies in a tree, the root first; sockets are left out, as tar leaves them out.
 
-    The second and later names of one inode come as hard links; only their inodes are kept in memory.
+    The second and later names of one inode come as hard links to the first; only such inodes are kept in memory.
     """
-    linked: set[tuple[int, int]] = set()
+    linked: dict[tuple[int, int], bytes] = {}
     root = os.fsencode(tree)
     folders = [b""]
     yield _member(root, b".", os.lstat(root), linked)
@@ -217,7 +217,7 @@ def preview(
     return comparison.finish()
 
 
-def _member(path: bytes, name: bytes, seen: os.stat_result, linked: set[tuple[int, int]]) -> Member:
+def _member(path: bytes, name: bytes, seen: os.stat_result, linked: dict[tuple[int, int], bytes]) -> Member:
     kind = _KINDS[stat.S_IFMT(seen.st_mode)]
     target = b""
     size_bytes = 0
@@ -225,8 +225,9 @@ def _member(path: bytes, name: bytes, seen: os.stat_result, linked: set[tuple[in
     if kind != tallies.DIRECTORY and seen.st_nlink > 1:
         inode = (seen.st_dev, seen.st_ino)
         if inode in linked:
-            kind = tallies.HARD_LINK
-        linked.add(inode)
+            kind, target = tallies.HARD_LINK, linked[inode]
+        else:
+            linked[inode] = name
     if kind == tallies.FILE:
         size_bytes = seen.st_size
         has_capability = _has_capability(path)
@@ -246,7 +247,7 @@ def _alike(member: Member, path: bytes, seen: os.stat_result) -> bool:
     if member.kind == tallies.HARD_LINK:
         other = path[: -len(member.name)] + relative(member.target, member.kind)
         return os.path.lexists(other) and os.path.samestat(seen, os.lstat(other))
-    return _member(path, member.name, seen, set()) == member
+    return _member(path, member.name, seen, {}) == member
 
 
 def _has_capability(path: bytes) -> bool:

@@ -70,6 +70,18 @@ def test_plan_is_the_default_and_touches_nothing(place: Place, caplog: pytest.Lo
     assert "removed: added-since.txt" in caplog.text
 
 
+def test_an_unchanged_site_with_hard_links_shows_no_change_in_plan_and_in_place(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    backup_vps1()
+
+    restore()
+    restore(mode="in-place", approve=True)
+
+    assert caplog.text.count("- 0 added\n- 0 changed\n- 0 removed") >= 2
+    assert "changed: " not in caplog.text
+
+
 def test_scratch_unpacks_into_a_new_folder_and_compares(place: Place, tmp_path: Path) -> None:
     backup_vps1()
 
