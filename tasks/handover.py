@@ -8,13 +8,15 @@ from uuid import UUID
 
 from prefect import runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, WorkPoolStatus
 from prefect.logging import get_run_logger
+from prefect.states import Cancelled
 
 from gxbackup.errors import RestoreError
 from tasks import host
 
 _SECONDS_BETWEEN_LOOKS = 5
+_SECONDS_TO_BEGIN = 600
 
 
 def went_on_elsewhere(server: str) -> bool:
@@ -24,7 +26,8 @@ def went_on_elsewhere(server: str) -> bool:
     Otherwise a run of the same deployment with the same parameters is created in that pool and watched to its end;
     True once it completed.
 
-    Raises: RestoreError where that run did not complete; what it did is told by that run.
+    Raises: RestoreError at once where no worker is online there, or where that run did not begin in time (it is
+    cancelled then, also when this run ends first) or did not complete; what it did is told by that run.
     """
     inventory = host.inventory()
     settings = inventory.server(server)
@@ -35,13 +38,13 @@ def went_on_elsewhere(server: str) -> bool:
         mine = client.read_flow_run(UUID(runtime.flow_run.id))
         if mine.work_pool_name == pool:
             return False
-        theirs = _create(client, mine, pool)
-        get_run_logger().info(
-            "%s lives on %s: going on as the run %r in the pool %s", server, settings.runs_on, theirs.name, pool
-        )
-        while theirs.state is None or not theirs.state.is_final():
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-            theirs = client.read_flow_run(theirs.id)
+        if client.read_work_pool(pool).status != WorkPoolStatus.READY:
+            raise RestoreError(
+                f"{server} lives on {settings.runs_on}: no worker is online in its pool {pool}",
+                f"on {settings.runs_on}: systemctl status gx-backup-worker@{pool}",
+                "where that host is gone for good: set its replacement up (docs/how-to/set-up-a-host.md)",
+            )
+        theirs = _watch(client, _create(client, mine, pool), f"{server} lives on {settings.runs_on}")
     assert theirs.state is not None
     if not theirs.state.is_completed():
         raise RestoreError(
@@ -49,6 +52,36 @@ def went_on_elsewhere(server: str) -> bool:
             "that run's page tells what it did",
         )
     return True
+
+
+def _watch(client: SyncPrefectClient, theirs: FlowRun, why: str) -> FlowRun:
+    """Return the run once it ended; a run that has not begun is cancelled when nobody watches it any more."""
+    logger = get_run_logger()
+    logger.info("%s: going on as the run %r", why, theirs.name)
+    deadline = time.monotonic() + _SECONDS_TO_BEGIN
+    told = None
+    try:
+        while theirs.state is None or not theirs.state.is_final():
+            if theirs.state_name != told:
+                told = theirs.state_name
+                logger.info("%s: %s", theirs.name, told)
+            if not _has_begun(theirs) and time.monotonic() > deadline:
+                raise RestoreError(
+                    f"{theirs.name}: expected to begin within {_SECONDS_TO_BEGIN} s, seen {told}",
+                    "it was cancelled; is its worker busy with as many runs as it may take?",
+                )
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            theirs = client.read_flow_run(theirs.id)
+    except BaseException:
+        # Otherwise an in-place restore that nobody waits for could begin days later.
+        if not _has_begun(client.read_flow_run(theirs.id)):
+            client.set_flow_run_state(theirs.id, Cancelled(message="the run that asked for it ended"), force=True)
+        raise
+    return theirs
+
+
+def _has_begun(run: FlowRun) -> bool:
+    return run.state is not None and not (run.state.is_scheduled() or run.state.is_pending())
 
 
 def _create(client: SyncPrefectClient, mine: FlowRun, pool: str) -> FlowRun:

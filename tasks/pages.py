@@ -93,7 +93,11 @@ def prune_page(server: str, plan: Plan, dry_run: bool) -> str:
 def restore_page(chosen: Sequence[Chosen], target: str, mode: str, changes: Sequence[str]) -> str:
     """Tell what a restore would do, or did: which data, how old, how big, what it overwrites."""
     lines = [
-        f"# Restore to {target} ({mode})",
+        f"# Restore ({mode})",
+        "",
+        "The target, as it is to be typed for approval:",
+        "",
+        f"    {target}",
         "",
         "| data type | snapshot | age | download | size |",
         "|---|---|---|---|---|",

@@ -287,6 +287,53 @@ def test_a_prune_that_was_started_elsewhere_goes_on_on_the_servers_own_host(
     assert "Prune vps1 (done)" in (running.root / "logs" / "worker-vps1.log").read_text()
 
 
+def test_a_handover_to_a_host_that_is_gone_ends_at_once(running: Estate) -> None:
+    elsewhere = running.start_worker("vps3")
+    try:
+        done = running.run_deployment("prune-snapshots", "-p", "server=vps5", check=False)
+    finally:
+        end(elsewhere)
+
+    assert done.returncode == 1
+    newest = runs(running, "prune-snapshots")[0]
+    assert newest["state"] == "Failed"
+    assert "no worker is online in its pool vps5" in newest["message"]
+
+
+def test_a_handover_that_was_cancelled_before_it_began_never_begins(
+    running: Estate, worker: subprocess.Popen[bytes]
+) -> None:
+    prefect = Path(sys.executable).parent / "prefect"
+    log = running.root / "logs" / "worker-vps3.log"
+    await_condition("vps1's worker to be online", lambda: is_ready(running, "vps1"), 60)
+    os.kill(worker.pid, signal.SIGSTOP)  # online, as far as the server knows, and taking no run
+    elsewhere = running.start_worker("vps3")
+    try:
+        seen = log.read_text().count("going on as the run")
+        running.run(prefect, "deployment", "run", "prune-snapshots", "-p", "server=vps1")
+        await_condition("the handover", lambda: log.read_text().count("going on as the run") > seen, 90)
+        asking = next(run for run in runs(running, "prune-snapshots") if run["state"] == "Running")
+        running.run(prefect, "flow-run", "cancel", asking["id"])
+        await_condition(
+            "both runs to be cancelled",
+            lambda: [run["state"] for run in runs(running, "prune-snapshots")].count("Cancelled") == 2, 90,
+        )  # fmt: skip
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+        end(elsewhere)
+
+
+def is_ready(estate: Estate, pool: str) -> bool:
+    """Tell whether the server sees a worker online in a pool."""
+    code = """
+import sys
+from prefect.client.orchestration import get_client
+with get_client(sync_client=True) as client:
+    print(client.read_work_pool(sys.argv[1]).status.value)
+"""
+    return estate.run(sys.executable, "-c", code, pool).stdout.splitlines()[-1] == "READY"
+
+
 def test_a_prune_by_hand_on_another_host_is_refused(running: Estate) -> None:
     done = running.flow("prune_snapshots", "--server", "vps1", "--no-dry-run", host="vps3", check=False)
 
