@@ -7,11 +7,15 @@ file here, one name in `sources/__init__.py`, one inventory entry and one test; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field, JsonValue
+
 from gxbackup.adapters.host import Host
-from gxbackup.model import Capture, Frozen
+from gxbackup.model import Artifact, Capture, Frozen
 from gxbackup.ports import PlainStream, StreamEnd
 
 
@@ -35,4 +39,63 @@ class Source(Frozen):
         raise NotImplementedError
 
 
-__all__ = ["PlainStream", "Source", "StreamEnd"]
+class Opened(Frozen):
+    """One artifact of a chosen snapshot: unsealed, and its plain bytes proven."""
+
+    artifact: Artifact
+    file: Path
+
+
+class Work(Frozen):
+    """What a restore works with."""
+
+    data_type: str
+    opened: tuple[Opened, ...]
+    area: Path = Field(description="private staging of this run; gone after it")
+    safety_dir: Path = Field(description="where safety copies go; they stay")
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="the flow's own parameters, by name")
+
+
+class Restorable(Source):
+    """
+    A kind that puts its data back by a server's own programs; file trees have `exchange` and `overlay` instead.
+
+    Called in this order: `select`, then `preview`; for scratch `rehearse`; in place, once a person approved, `apply`.
+    """
+
+    def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
+        """Return the artifacts that a restore with these options needs; RestoreRefusedError where there is none."""
+        del options
+        return tuple(artifacts)
+
+    def target(self, work: Work) -> str:
+        """Spell what would be overwritten, on one line, as a person types it for approval."""
+        raise NotImplementedError
+
+    def preview(self, host: Host, work: Work) -> list[str]:
+        """
+        Say in a few lines what `apply` would do: what is overwritten, what is there now. Changes nothing.
+
+        Raises: RestoreRefusedError for all that `apply` would refuse.
+        """
+        raise NotImplementedError
+
+    def rehearse(self, host: Host, work: Work) -> list[str]:
+        """
+        Restore to a throwaway server that this starts and always removes, and compare evidence; say what was compared.
+
+        Raises: RestoreError, IntegrityError naming the first difference. Never touches what is protected.
+        """
+        raise NotImplementedError
+
+    def apply(self, host: Host, work: Work) -> list[str]:
+        """
+        Restore in place: safety copy, quiesce, put in, compare with the evidence, start again; say what was done.
+
+        On failure the safety copy is put back; cut short (-9) and run again, it ends well. Raises: RestoreError,
+        RestoreRefusedError before anything is touched.
+        """
+        raise NotImplementedError
+
+
+__all__ = ["Opened", "PlainStream", "Restorable", "Source", "StreamEnd", "Work"]
