@@ -1,0 +1,325 @@
+"""
+The Kubernetes cluster that KUBECONFIG names: pods as places, StatefulSets stopped and started, a look into a claim.
+
+Imports `kubernetes` only once a cluster is really asked: it costs a second.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from gxbackup.adapters.pods import PodPlace
+from gxbackup.errors import BackupError, CollectError, RestoreError, SetupError, SourceMissingError
+from gxbackup.model import Frozen
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+CALL_TIMEOUT_SECONDS = 60
+POLL_SECONDS = 0.25
+OURS = {"app.kubernetes.io/managed-by": "gx-backup"}
+# A helper pod whose worker was killed ends itself.
+HELPER_LIFETIME_SECONDS = 24 * 3600
+CLAIM_FOLDER = "/gx-claim"
+
+
+class Pod(Frozen):
+    """A pod, as far as sources need it."""
+
+    namespace: str
+    name: str
+    uid: str
+    node: str | None
+    ready: bool
+    state: str = Field(description="its phase, or why it is not ready: Running, CrashLoopBackOff")
+    containers: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: dict[str, str]
+    claims: dict[str, str] = Field(description="name of each claim it mounts → its folder in the first container")
+
+
+class Cluster:
+    """One cluster, by the kubeconfig that KUBECONFIG names."""
+
+    @contextmanager
+    def api(self) -> Iterator[ApiClient]:
+        """
+        Give a client of one's own: exec changes it while it runs.
+
+        Raises: SetupError where there is no usable kubeconfig; what the block does is translated as by `_asking`.
+        """
+        from kubernetes.client import ApiClient, Configuration
+        from kubernetes.config import ConfigException, load_config
+
+        configuration = Configuration()
+        try:
+            load_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except (ConfigException, OSError) as error:
+            raise SetupError(
+                f"kubeconfig: cannot be used: {error}",
+                "KUBECONFIG names it; on a K3s server it is /etc/rancher/k3s/k3s.yaml",
+            ) from None
+        client = ApiClient(configuration)
+        try:
+            yield client
+        finally:
+            client.close()  # type: ignore[no-untyped-call]
+            client.rest_client.pool_manager.clear()
+
+    def pods(self, namespace: str, selector: str = "") -> tuple[Pod, ...]:
+        """Return the pods of a namespace, by name; CollectError where the API does not answer."""
+        with self.api() as api, asking(f"pods of {namespace}"):
+            listed = core(api).list_namespaced_pod(
+                namespace, label_selector=selector, _request_timeout=CALL_TIMEOUT_SECONDS
+            )
+            return tuple(sorted((_pod(item) for item in listed.items), key=lambda pod: pod.name))
+
+    def place(
+        self, namespace: str, pod: str | None = None, selector: str | None = None, container: str | None = None
+    ) -> PodPlace:
+        """
+        Return the one ready pod of this name, or with these labels, as a place.
+
+        Raises: SourceMissingError where there is none, more than one, it is not ready, or the container is not told.
+        """
+        what = f"pod {namespace}/{pod}" if pod else f"pod {namespace} ({selector})"
+        found = [
+            one
+            for one in self.pods(namespace, selector or "")
+            if (pod is None or one.name == pod) and not _is_ours(one)
+        ]
+        if not found:
+            raise SourceMissingError(f"{what}: expected, seen none", f"`kubectl get pods -n {namespace}` lists them")
+        if len(found) > 1:
+            raise SourceMissingError(
+                f"{what}: expected one, seen {len(found)}: {', '.join(one.name for one in found)}",
+                "name the pod in the inventory, or select it by more labels",
+            )
+        chosen = found[0]
+        if not chosen.ready:
+            raise SourceMissingError(
+                f"{what}: expected ready, seen {chosen.state}",
+                f"`kubectl describe pod -n {namespace} {chosen.name}` tells why",
+                retryable=True,
+            )
+        if container is None and len(chosen.containers) > 1:
+            raise SourceMissingError(
+                f"{what}: has the containers {', '.join(chosen.containers)}", "name one as source.container"
+            )
+        if container is not None and container not in chosen.containers:
+            raise SourceMissingError(f"{what}: expected container {container!r}, seen {', '.join(chosen.containers)}")
+        return PodPlace(self.api, namespace, chosen.name, container or chosen.containers[0])
+
+    def secret(self, namespace: str, name: str) -> dict[str, bytes]:
+        """Return a Secret's values; they stay in memory. Raises SourceMissingError where there is none."""
+        with self.api() as api, asking(f"secret {namespace}/{name}"):
+            found = core(api).read_namespaced_secret(name, namespace, _request_timeout=CALL_TIMEOUT_SECONDS)
+            return {key: base64.b64decode(value) for key, value in (found.data or {}).items()}
+
+    def endpoint(self, namespace: str, service: str, port: int) -> str:
+        """Return `http://ADDRESS:PORT` of a Service as a node reaches it; SourceMissingError where nobody serves it."""
+        with self.api() as api, asking(f"service {namespace}/{service}"):
+            found = core(api).read_namespaced_service(service, namespace, _request_timeout=CALL_TIMEOUT_SECONDS)
+            address = found.spec.cluster_ip
+            if address in (None, "None"):
+                listed = core(api).read_namespaced_endpoints(service, namespace, _request_timeout=CALL_TIMEOUT_SECONDS)
+                ready = [one.ip for subset in listed.subsets or () for one in subset.addresses or ()]
+                if not ready:
+                    raise SourceMissingError(
+                        f"service {namespace}/{service}: no pod behind it is ready", retryable=True
+                    )
+                address = ready[0]
+            return f"http://{f'[{address}]' if ':' in address else address}:{port}"
+
+    def replicas(self, namespace: str, name: str) -> int:
+        """Return how many pods a StatefulSet should have."""
+        with self.api() as api, asking(f"statefulset {namespace}/{name}"):
+            scale = _apps(api).read_namespaced_stateful_set_scale(
+                name, namespace, _request_timeout=CALL_TIMEOUT_SECONDS
+            )
+            return int(scale.spec.replicas or 0)
+
+    def scale(self, namespace: str, name: str, replicas: int, timeout_seconds: float = 600) -> None:
+        """
+        Give a StatefulSet so many pods, and return once no other is left and all of them are ready.
+
+        Raises: RestoreError where that takes longer; the StatefulSet is left as asked.
+        """
+        with self.api() as api, asking(f"statefulset {namespace}/{name}"):
+            _apps(api).patch_namespaced_stateful_set_scale(
+                name, namespace, {"spec": {"replicas": replicas}}, _request_timeout=CALL_TIMEOUT_SECONDS
+            )
+        prefix = f"{name}-"
+
+        def settled() -> bool:
+            own = [pod for pod in self.pods(namespace) if pod.name.removeprefix(prefix).isdigit()]
+            return len(own) == replicas and all(pod.ready for pod in own)
+
+        _await(f"statefulset {namespace}/{name}: {replicas} ready pods", settled, timeout_seconds)
+
+    def owner(self, namespace: str, pod: str) -> str:
+        """Return the name of the StatefulSet that a pod belongs to; SourceMissingError where it belongs to none."""
+        with self.api() as api, asking(f"pod {namespace}/{pod}"):
+            found = core(api).read_namespaced_pod(pod, namespace, _request_timeout=CALL_TIMEOUT_SECONDS)
+            for owner in found.metadata.owner_references or ():
+                if owner.kind == "StatefulSet":
+                    return str(owner.name)
+        raise SourceMissingError(f"pod {namespace}/{pod}: expected one of a StatefulSet")
+
+    @contextmanager
+    def claim_place(self, namespace: str, claim: str, image: str, timeout_seconds: float = 300) -> Iterator[PodPlace]:
+        """
+        Run a pod of ours on a claim that nobody uses now, mounted at CLAIM_FOLDER; it is deleted with the block.
+
+        The image is one that the node has already: the stopped server's own. Pods that a killed run left on the claim
+        are deleted first. Raises: RestoreError where it does not start.
+        """
+        for left in self.pods(namespace, ",".join(f"{key}={value}" for key, value in OURS.items())):
+            if claim in left.claims:
+                self.delete_pod(namespace, left.name)
+        name = f"gx-backup-{secrets.token_hex(4)}"
+        with self.api() as api, asking(f"pod {namespace}/{name}"):
+            core(api).create_namespaced_pod(
+                namespace, _helper(name, claim, image), _request_timeout=CALL_TIMEOUT_SECONDS
+            )
+        try:
+            _await(
+                f"pod {namespace}/{name} on claim {claim}",
+                lambda: any(pod.ready for pod in self.pods(namespace) if pod.name == name),
+                timeout_seconds,
+            )
+            yield PodPlace(self.api, namespace, name, "claim")
+        finally:
+            self.delete_pod(namespace, name)
+
+    def delete_pod(self, namespace: str, name: str, timeout_seconds: float = 120) -> None:
+        """Delete a pod and return once it is gone; none of that name is as good."""
+        from kubernetes.client import ApiException
+
+        with self.api() as api, asking(f"pod {namespace}/{name}"):
+            try:
+                core(api).delete_namespaced_pod(name, namespace, _request_timeout=CALL_TIMEOUT_SECONDS)
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+        _await(
+            f"pod {namespace}/{name} deleted",
+            lambda: all(pod.name != name for pod in self.pods(namespace)),
+            timeout_seconds,
+        )
+
+
+@contextmanager
+def asking(what: str) -> Iterator[None]:
+    """
+    Translate what the client raises while it asks for something.
+
+    Raises: SourceMissingError (404), CollectError that names what is forbidden or how the API failed.
+    """
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        reason = f"{error.status} {error.reason}"
+        if error.status == 404:
+            raise SourceMissingError(f"{what}: expected, seen {reason}") from None
+        if error.status in (401, 403):
+            raise CollectError(
+                f"{what}: expected to be allowed, seen {reason}",
+                "docs/how-to/give-the-worker-access-to-kubernetes.md lists the rights it needs",
+            ) from None
+        raise CollectError(f"{what}: the API server answers {reason}", retryable=True) from None
+    except (HTTPError, OSError) as error:
+        raise CollectError(
+            f"{what}: the API server cannot be reached: {error}",
+            "does KUBECONFIG name the right one, and is it up? `kubectl get --raw /readyz`",
+            retryable=True,
+        ) from None
+
+
+def core(api: ApiClient) -> Any:
+    """Return the core API, unchecked: its objects' fields are all optional to a type checker."""
+    from kubernetes.client import CoreV1Api
+
+    return CoreV1Api(api)
+
+
+def _apps(api: ApiClient) -> Any:
+    from kubernetes.client import AppsV1Api
+
+    return AppsV1Api(api)
+
+
+def _await(what: str, ready: Callable[[], bool], timeout_seconds: float) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            if ready():
+                return
+        except BackupError as error:
+            if not error.retryable or time.monotonic() > deadline:
+                raise
+        if time.monotonic() > deadline:
+            raise RestoreError(f"{what}: expected within {timeout_seconds:g} s", "`kubectl get events -A` tells why")
+        time.sleep(POLL_SECONDS)
+
+
+def _is_ours(pod: Pod) -> bool:
+    return OURS.items() <= pod.labels.items()
+
+
+def _pod(item: Any) -> Pod:
+    statuses = item.status.container_statuses or ()
+    waiting = [one.state.waiting.reason for one in statuses if one.state and one.state.waiting]
+    being_deleted = item.metadata.deletion_timestamp is not None
+    ready = bool(statuses) and all(one.ready for one in statuses) and not being_deleted
+    claims = {
+        volume.name: volume.persistent_volume_claim.claim_name
+        for volume in item.spec.volumes or ()
+        if volume.persistent_volume_claim
+    }
+    mounts = {mount.name: mount.mount_path for mount in item.spec.containers[0].volume_mounts or ()}
+    return Pod(
+        namespace=item.metadata.namespace,
+        name=item.metadata.name,
+        uid=item.metadata.uid,
+        node=item.spec.node_name,
+        ready=ready,
+        state="Terminating" if being_deleted else next(iter(waiting), None) or item.status.phase,
+        containers=tuple(one.name for one in item.spec.containers),
+        images=tuple(one.image for one in item.spec.containers),
+        labels=item.metadata.labels or {},
+        claims={claim: mounts.get(volume, "") for volume, claim in claims.items()},
+    )
+
+
+def _helper(name: str, claim: str, image: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "labels": OURS},
+        "spec": {
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": HELPER_LIFETIME_SECONDS,
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            "containers": [
+                {
+                    "name": "claim",
+                    "image": image,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["sh", "-c", f"sleep {HELPER_LIFETIME_SECONDS}"],
+                    "securityContext": {"runAsUser": 0},
+                    "volumeMounts": [{"name": "claim", "mountPath": CLAIM_FOLDER}],
+                }
+            ],
+            "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": claim}}],
+        },
+    }
