@@ -96,7 +96,12 @@ def seal(
                 raise drain.failure or SealingError(
                     f"{capture.name}: age ended early: {age.stderr.read().decode('utf-8', 'replace').strip()}"
                 ) from None
-            drain.join()
+            except BaseException:
+                # Whatever went wrong, nobody writes any more when the files are taken away.
+                process.end(age)
+                raise
+            finally:
+                drain.join()
             if drain.failure is not None:
                 raise drain.failure
             if (status := age.wait(60)) != 0:

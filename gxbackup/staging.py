@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,21 +57,40 @@ def staging_area(label: str) -> Iterator[Path]:
     Sweeps first what killed runs left: a directory that no living process holds.
     """
     root = staging_root()
-    sweep(root)
-    area = root / f"{_PREFIX}{label}-{os.getpid()}"
-    if area.exists():  # a second run of one process and label: the first still holds it
-        raise StagingError(f"staging {area}: in use", "is this run started twice?")
-    area.mkdir(mode=0o700)
-    mark = os.open(area / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with _alone(root):
+        _sweep(root)
+        area = root / f"{_PREFIX}{label}-{os.getpid()}"
+        if area.exists():  # a second run of one process and label: the first still holds it
+            raise StagingError(f"staging {area}: in use", "is this run started twice?")
+        area.mkdir(mode=0o700)
+        mark = os.open(area / _MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(mark, fcntl.LOCK_EX)
+    try:
         yield area
     finally:
-        shutil.rmtree(area, ignore_errors=False)
-        os.close(mark)
+        with _alone(root):
+            shutil.rmtree(area, ignore_errors=False)
+            os.close(mark)
 
 
-def sweep(root: Path) -> list[str]:
+def drop(area: Path, names: Iterable[str]) -> None:
+    """Delete files of a staging area that nobody needs any more; one that is gone already is fine."""
+    for name in names:
+        (area / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Make, sweep and remove areas one process at a time: one that is made and not yet held looks like a dead run's."""
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(root: Path) -> list[str]:
     """Remove the directories of runs that no longer live, and return their names."""
     swept: list[str] = []
     for area in sorted(root.glob(f"{_PREFIX}*")):

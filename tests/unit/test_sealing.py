@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from gxbackup import sealing
 from gxbackup.errors import BackupError, CollectError, EmptyArtifactError, IntegrityError, SealingError, SetupError
 from gxbackup.model import Artifact, Capture, SealedFile
+from gxbackup.parts import Drain, PartWriter
 from gxbackup.ports import StreamEnd
 
 
@@ -130,6 +132,36 @@ def test_a_producer_that_ends_badly_leaves_nothing(tmp_path: Path, keys: dict[st
     with pytest.raises(CollectError, match="died half way"):
         seal(Bytes(content(5_000_000), CollectError("died half way")), tmp_path, keys, part_size_bytes=1024**2)
 
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_nobody_writes_any_more_when_a_failed_producers_files_are_taken_away(
+    tmp_path: Path, keys: dict[str, tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, discarding = threading.Event(), threading.Event()
+    writing_meanwhile = []
+
+    class Dying(Bytes):
+        def finish(self) -> StreamEnd:
+            failed.set()
+            return super().finish()
+
+    class Slow(PartWriter):
+        def write(self, chunk: memoryview) -> None:
+            super().write(chunk)
+            discarding.wait(0.5 if failed.is_set() else 0.001)
+
+        def discard(self) -> None:
+            discarding.set()
+            writing_meanwhile.extend(each for each in threading.enumerate() if isinstance(each, Drain))
+            super().discard()
+
+    monkeypatch.setattr(sealing, "PartWriter", Slow)
+
+    with pytest.raises(CollectError, match="died half way"):
+        seal(Dying(content(24_000_000), CollectError("died half way")), tmp_path, keys, part_size_bytes=1024**2)
+
+    assert writing_meanwhile == []
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from estate import await_condition
 
-from gxbackup import staging
-from gxbackup.errors import LockedError, StagingError
+from gxbackup import locks, staging
+from gxbackup.errors import LockedError, SetupError, StagingError
 from gxbackup.locks import locked
 
 
@@ -36,6 +37,19 @@ with staging_area("vps1") as area:
     (area / "secret").write_text("x")
     print("held", flush=True)
     input()
+"""
+# Stands between the making of its directory and the lock on it until it is told to go on.
+MAKE_STAGING_SLOWLY = """
+import os
+from gxbackup import staging
+def opened(path, *words, open=os.open, **named):
+    if str(path).endswith(".in-use") and "slow" in str(path):
+        print("held", flush=True)
+        input()
+    return open(path, *words, **named)
+os.open = opened
+with staging.staging_area("slow") as area:
+    print("whole" if (area / ".in-use").exists() else "swept", flush=True)
 """
 HOLD_LOCK = """
 from gxbackup.locks import locked
@@ -83,6 +97,35 @@ def test_the_staging_of_a_living_run_is_never_swept(root: Path) -> None:
     assert list(root.iterdir()) == []
 
 
+def test_a_run_that_has_just_made_its_staging_is_not_taken_for_a_dead_one(root: Path) -> None:
+    beginning = in_another_process(MAKE_STAGING_SLOWLY)
+    sweeping = subprocess.Popen([sys.executable, "-c", HOLD_STAGING], text=True, stdin=-1, stdout=-1)
+
+    await_condition(
+        "the other run to wait, or to be through",
+        lambda: waits_for_a_lock(sweeping.pid) or bool(list(root.glob(f"run-*-{sweeping.pid}"))), 30,
+    )  # fmt: skip
+    said, _ = beginning.communicate("\n")
+    sweeping.communicate("\n")
+
+    assert said == "whole\n"
+    assert beginning.returncode == sweeping.returncode == 0
+    assert list(root.iterdir()) == []
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    return any("->" in line and f" {pid} " in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_files_that_nobody_needs_any_more_make_room_before_the_end(root: Path) -> None:
+    with staging.staging_area("vps1") as area:
+        (area / "one").touch()
+        (area / "two").touch()
+        staging.drop(area, ["one", "gone already"])
+        assert not (area / "one").exists()
+        assert (area / "two").exists()
+
+
 def test_a_staging_directory_open_to_others_is_refused(root: Path) -> None:
     root.mkdir(mode=0o755)
     root.chmod(0o755)
@@ -121,6 +164,54 @@ def test_the_second_run_ends_at_once_and_names_the_first(root: Path) -> None:
     first.communicate("\n")
     with locked("remote-of-this-test", "vps1", "prune of vps1"):
         pass
+
+
+def test_a_run_that_may_wait_says_for_whom_and_goes_on_once_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_TRIES", 0.05)
+    first = in_another_process(HOLD_LOCK)
+    told = []
+
+    def end_the_first(line: str) -> None:
+        told.append(line)
+        first.communicate("\n")
+
+    with locked("remote-of-this-test", "vps1", "restore of website", wait_seconds=60, tell=end_the_first):
+        pass
+
+    (line,) = told
+    assert f"waiting up to 1 min for another run's end: backup of vps1 (process {first.pid})" in line
+
+
+def test_a_run_that_may_wait_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_TRIES", 0.05)
+    first = in_another_process(HOLD_LOCK)
+
+    with (
+        pytest.raises(LockedError, match="backup of vps1"),
+        locked("remote-of-this-test", "vps1", "restore of website", wait_seconds=0.2),
+    ):
+        pytest.fail("two runs hold one lock")
+
+    first.communicate("\n")
+
+
+@pytest.mark.parametrize("harm", ["open", "another's", "link"])
+def test_a_lock_directory_that_others_can_reach_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    folder = tmp_path / "locks"
+    folder.mkdir(mode=0o700)
+    if harm == "open":
+        folder.chmod(0o777)
+    elif harm == "another's":
+        os.chown(folder, 65534, 65534)
+    else:
+        folder = tmp_path / "link"
+        folder.symlink_to("locks")
+    monkeypatch.setattr(locks, "LOCK_DIR", folder)
+
+    with pytest.raises(SetupError, match="expected a directory of mode 0700 that is ours"), locked("r", "vps1", "x"):
+        pytest.fail("locked where anybody could unlock")
 
 
 def test_a_killed_run_holds_no_lock() -> None:
