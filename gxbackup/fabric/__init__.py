@@ -1,0 +1,1 @@
+"""Hyperledger Fabric's own rules: what its files hold, and which of them belong together. Knows no sealing."""

@@ -1,0 +1,92 @@
+"""
+Which copies of CouchDB, peers and orderers belong together.
+
+For every channel: height(CouchDB) <= height(peer) <= height(orderer). A state database ahead of its peer is one that the
+peer cannot open; a peer ahead of its orderers meets other blocks under numbers it already holds, and stops for good.
+Source: facts B8, B11, B12; Fabric's documents "Upgrading your components".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gxbackup.errors import RestoreRefusedError
+
+Heights = Mapping[str, int]  # channel → height, which is the number of its next block
+COUCHDB, PEER, ORDERER = "couchdb", "peer", "orderer"
+_ORDER = (COUCHDB, PEER, ORDERER)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One copy of a node's or a database's channels: `peer`, `peer0-org1`, its heights."""
+
+    role: str
+    name: str
+    heights: Heights = field(default_factory=dict)
+
+
+def savepoint_height(block_num: int) -> int:
+    """Return the height that a state database's savepoint document stands for: its block is applied."""
+    return block_num + 1
+
+
+def faults(copies: Iterable[Copy]) -> list[str]:
+    """
+    Say, one line each, where a set breaks the rule; empty where it holds together.
+
+    A role that the set lacks is not compared. A channel that a later role does not know was created in between.
+    """
+    known = list(copies)
+    found: list[str] = []
+    for earlier in known:
+        for later in known:
+            if _ORDER.index(earlier.role) + 1 == _ORDER.index(later.role) or (
+                (earlier.role, later.role) == (COUCHDB, ORDERER) and all(copy.role != PEER for copy in known)
+            ):
+                found += _between(earlier, later)
+    return found
+
+
+def uneven(copies: Iterable[Copy]) -> list[str]:
+    """
+    Say, one line for each channel, where orderers of a set stand at different heights.
+
+    Restored so, the shorter ones may lead, order other blocks under numbers that the longer one holds, and it stops
+    minutes later (Fabric #3223).
+    """
+    orderers = [copy for copy in copies if copy.role == ORDERER]
+    found = []
+    for channel in sorted({channel for copy in orderers for channel in copy.heights}):
+        told = {copy.name: copy.heights[channel] for copy in orderers if channel in copy.heights}
+        if len(set(told.values())) > 1:
+            found.append(f"channel {channel}: " + ", ".join(f"{name} at {height}" for name, height in told.items()))
+    return found
+
+
+def require_set(copies: Iterable[Copy]) -> None:
+    """Raise RestoreRefusedError, with the heights in its message, unless the copies belong together."""
+    if broken := faults(copies):
+        raise RestoreRefusedError(
+            f"this set does not belong together: {'; '.join(broken)}",
+            "expected for every channel: height(CouchDB) <= height(peer) <= height(orderer)",
+            "choose an older snapshot of what is too high, or leave CouchDB out: peers rebuild it from their blocks",
+        )
+
+
+def _between(earlier: Copy, later: Copy) -> list[str]:
+    found = []
+    for channel, height in sorted(earlier.heights.items()):
+        limit = later.heights.get(channel)
+        if limit is None:
+            found.append(
+                f"channel {channel}: {earlier.role} {earlier.name} holds it at height {height}, "
+                f"{later.role} {later.name} does not know it"
+            )
+        elif height > limit:
+            found.append(
+                f"channel {channel}: {earlier.role} {earlier.name} is at height {height}, "
+                f"{later.role} {later.name} only at {limit}"
+            )
+    return found

@@ -1,0 +1,70 @@
+"""The rule that CouchDB, peers and orderers of one set obey: real copies, and every way to break it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from gxbackup.errors import RestoreRefusedError
+from gxbackup.fabric import blocks, heights
+from gxbackup.fabric.heights import COUCHDB, ORDERER, PEER, Copy
+from tests import fabric_network
+from tests.fabric_network import CHANNEL
+
+
+def golden_couchdb() -> Copy:
+    databases = json.loads(gzip.decompress((fabric_network.GOLDEN / "couchdb-fabric.json.gz").read_bytes()))
+    savepoint = next(doc for doc in databases[f"{CHANNEL}_"]["docs"] if doc["_id"] == "statedb_savepoint")
+    return Copy(COUCHDB, "couchdb0", {CHANNEL: heights.savepoint_height(savepoint["BlockNum"])})
+
+
+def test_a_real_state_database_newer_than_its_real_peer_is_refused_with_both_heights(tmp_path: Path) -> None:
+    chains = fabric_network.unpack("peer0", tmp_path) / "ledgersData" / "chains" / "chains"
+    peer = Copy(PEER, "peer0", blocks.heights(blocks.read_chains(chains)))
+
+    with pytest.raises(RestoreRefusedError, match="couchdb0 is at height 77, peer peer0 only at 74"):
+        heights.require_set([golden_couchdb(), peer])
+
+
+@pytest.mark.parametrize(("couchdb", "peer", "orderer"), [(1, 1, 1), (1, 2, 3), (74, 74, 80)])
+def test_a_set_in_its_order_is_taken(couchdb: int, peer: int, orderer: int) -> None:
+    heights.require_set(
+        [
+            Copy(COUCHDB, "couchdb0", {CHANNEL: couchdb}),
+            Copy(PEER, "peer0", {CHANNEL: peer}),
+            Copy(ORDERER, "orderer0", {CHANNEL: orderer}),
+        ]
+    )
+
+
+def test_a_peer_above_one_of_the_orderers_is_refused() -> None:
+    copies = [
+        Copy(PEER, "peer0", {CHANNEL: 77}),
+        Copy(ORDERER, "orderer0", {CHANNEL: 77}),
+        Copy(ORDERER, "orderer1", {CHANNEL: 74}),
+    ]
+
+    assert heights.faults(copies) == ["channel gxchannel: peer peer0 is at height 77, orderer orderer1 only at 74"]
+
+
+def test_a_channel_created_between_the_copies_is_refused_only_where_the_later_role_lacks_it() -> None:
+    with_new = {CHANNEL: 10, "channel2": 1}
+
+    assert heights.faults([Copy(PEER, "peer0", {CHANNEL: 10}), Copy(ORDERER, "orderer0", with_new)]) == []
+    assert heights.faults([Copy(PEER, "peer0", with_new), Copy(ORDERER, "orderer0", {CHANNEL: 10})]) == [
+        "channel channel2: peer peer0 holds it at height 1, orderer orderer0 does not know it"
+    ]
+
+
+def test_without_a_peer_the_state_database_is_held_against_the_orderers() -> None:
+    assert heights.faults([Copy(COUCHDB, "c", {CHANNEL: 5}), Copy(ORDERER, "o", {CHANNEL: 4})]) != []
+
+
+def test_orderers_at_different_heights_are_told_by_name() -> None:
+    copies = [Copy(ORDERER, "orderer0", {CHANNEL: 74}), Copy(ORDERER, "orderer1", {CHANNEL: 77})]
+
+    assert heights.uneven(copies) == ["channel gxchannel: orderer0 at 74, orderer1 at 77"]
+    assert heights.uneven(copies[:1]) == []
