@@ -1,0 +1,214 @@
+"""
+What is wrong with the backups now: what the inventory promises, held against what the remote holds.
+
+Pure: no I/O, no clock, no listing; whoever looked hands in what was seen. `findings` of other things than data types
+are in `watch`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pydantic import Field
+
+from gxbackup import freshness, layout
+from gxbackup.inventory import DataType, Inventory
+from gxbackup.keep_rules import spell_age
+from gxbackup.model import Artifact, Catalog, Frozen, HeldSnapshot
+from gxbackup.proofs import Proofs, Rehearsal
+
+# What a run takes, and its retry: a daily data type is late after 26 h.
+GRACE = timedelta(hours=2)
+# Rehearsals are weekly: one that was missed is told, two are a fault.
+REHEARSED_WITHIN = timedelta(days=8)
+HISTORY_MINIMUM = 3
+HISTORY_COPIES = 30
+# GNU tar writes whole records of 256 KiB here, so a small tree doubles without having grown.
+NOISE_BYTES = {True: 512 * 1024, False: 4 * 1024}
+
+Level = Literal["failing", "warning"]
+_WORST_FIRST: dict[Level, int] = {"failing": 0, "warning": 1}
+
+
+class Finding(Frozen):
+    """One thing that is wrong: a person acts today (failing), or this week (warning)."""
+
+    level: Level
+    subject: str = Field(description="what it is about: vps1 website, pool vps3, CronJob backend-mainnet/redis-backup")
+    message: str
+    runbook: str = Field(description="stem of its page in docs/runbooks")
+
+
+class Condition(Frozen):
+    """How one promise is kept now."""
+
+    server: str
+    data_type: str
+    rpo_hours: float
+    restored_by: str | None
+    newest: str | None = Field(description="snapshot of the newest good copy")
+    age_hours: float | None
+    copies: int
+    held_bytes: int = Field(description="of its files on the remote")
+    artifacts: int = Field(description="of the newest good copy, as the sizes and seconds are")
+    size_bytes: int
+    plain_size_bytes: int
+    usual_size_bytes: int | None = Field(description="median of its own plain sizes before; none: no history yet")
+    run_seconds: float = Field(description="how long the whole run of that snapshot took")
+    rehearsal: Rehearsal | None
+    proven: Rehearsal | None = Field(description="the newest rehearsal that succeeded")
+    findings: tuple[Finding, ...]
+
+    def level(self) -> Level | None:
+        """Return the worst that was found; None where all is well."""
+        return min((finding.level for finding in self.findings), key=_WORST_FIRST.__getitem__, default=None)
+
+
+def conditions(
+    catalogs: Iterable[Catalog], inventory: Inventory, proofs: Mapping[str, Proofs], now: datetime
+) -> tuple[Condition, ...]:
+    """Return the condition of every promise whose server's catalog could be read, in the inventory's order."""
+    return tuple(
+        _condition(catalog, data_type, promise, proofs.get(catalog.server), now)
+        for catalog in catalogs
+        for data_type, promise in inventory.server(catalog.server).data_types.items()
+    )
+
+
+def past_findings(catalog: Catalog, faults: Sequence[str]) -> list[Finding]:
+    """Tell what is wrong with a server's past: manifests that are not trusted, and chains that are broken."""
+    lines = [f"{bad.snapshot} is not trusted: {bad.reason}" for bad in catalog.rejected] + [*faults]
+    return [
+        Finding(level="failing", subject=catalog.server, message=line, runbook="broken-chain")
+        for line in dict.fromkeys(lines)
+    ]
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Order findings for a reader who stops after the first line."""
+    return sorted(findings, key=lambda finding: _WORST_FIRST[finding.level])
+
+
+def _condition(catalog: Catalog, data_type: str, promise: DataType, proofs: Proofs | None, now: datetime) -> Condition:
+    good = freshness.good_copies(catalog, data_type)
+    newest = good[0] if good else None
+    artifacts = newest.manifest.of(data_type) if newest else ()
+    usual = _usual_size(good, data_type)
+    rehearsal = proofs.last.get(data_type) if proofs else None
+    proven = proofs.good.get(data_type) if proofs else None
+    plain = sum(artifact.plain_size_bytes for artifact in artifacts)
+    subject = f"{catalog.server} {data_type}"
+    found = _age_findings(subject, catalog, data_type, newest, promise, now)
+    found += _size_findings(subject, plain, usual, artifacts)
+    found += _certificate_findings(subject, artifacts)
+    if promise.restore_flow is not None and newest is not None:
+        found += _rehearsal_findings(subject, catalog, rehearsal, proven, now)
+    return Condition(
+        server=catalog.server,
+        data_type=data_type,
+        rpo_hours=promise.rpo_hours,
+        restored_by=promise.restore_flow,
+        newest=newest.snapshot if newest else None,
+        age_hours=_hours(now - layout.snapshot_time(newest.snapshot)) if newest else None,
+        copies=len(good),
+        held_bytes=_held_bytes(catalog, data_type),
+        artifacts=len(artifacts),
+        size_bytes=sum(artifact.sealed_size_bytes for artifact in artifacts),
+        plain_size_bytes=plain,
+        usual_size_bytes=usual,
+        run_seconds=(newest.manifest.finished_at - newest.manifest.started_at).total_seconds() if newest else 0.0,
+        rehearsal=rehearsal,
+        proven=proven,
+        findings=tuple(worst_first(found)),
+    )
+
+
+def _age_findings(
+    subject: str, catalog: Catalog, data_type: str, newest: HeldSnapshot | None, promise: DataType, now: datetime
+) -> list[Finding]:
+    tried = [
+        (held.snapshot, gap.reason)
+        for held in catalog.snapshots
+        for gap in held.manifest.missing
+        if gap.data_type == data_type and (newest is None or held.snapshot > newest.snapshot)
+    ]
+    last = f"; the last try, {tried[-1][0]}: {tried[-1][1]}" if tried else ""
+    if newest is None:
+        why = "never backed up" if not tried else "no good copy"
+        return [Finding(level="failing", subject=subject, message=f"{why}{last}", runbook="alert-BackupNeverSucceeded")]
+    age = now - layout.snapshot_time(newest.snapshot)
+    promised = timedelta(hours=promise.rpo_hours)
+    if age > promised + GRACE:
+        message = f"newest good copy is {spell_age(age)} old, promised {spell_age(promised)}{last}"
+        return [Finding(level="failing", subject=subject, message=message, runbook="alert-BackupJobFailed")]
+    if tried:
+        message = f"the last run did not get it: {tried[-1][1]}"
+        return [Finding(level="warning", subject=subject, message=message, runbook="alert-BackupJobFailed")]
+    return []
+
+
+def _size_findings(subject: str, plain: int, usual: int | None, artifacts: Sequence[Artifact]) -> list[Finding]:
+    if usual is None or not artifacts:
+        return []
+    noise = NOISE_BYTES[any(artifact.path.endswith(f".tar{layout.SEALED_SUFFIX}") for artifact in artifacts)]
+    if abs(plain - usual) <= noise or usual / 2 < plain < usual * 2:
+        return []
+    message = f"{plain} bytes, usually {usual}: {plain / usual:.2g} times as much"
+    return [Finding(level="warning", subject=subject, message=message, runbook="alert-BackupSizeAnomaly")]
+
+
+def _usual_size(good: Sequence[HeldSnapshot], data_type: str) -> int | None:
+    """Return the median of the copies before the newest; what builds on a base is compared with its own kind."""
+    if not good:
+        return None
+    differential = _is_differential(good[0], data_type)
+    sizes = [
+        sum(artifact.plain_size_bytes for artifact in held.manifest.of(data_type))
+        for held in good[1:]
+        if _is_differential(held, data_type) == differential
+    ][:HISTORY_COPIES]
+    return int(statistics.median(sizes)) if len(sizes) >= HISTORY_MINIMUM else None
+
+
+def _is_differential(held: HeldSnapshot, data_type: str) -> bool:
+    return any(artifact.base is not None for artifact in held.manifest.of(data_type))
+
+
+def _certificate_findings(subject: str, artifacts: Sequence[Artifact]) -> list[Finding]:
+    found = []
+    for artifact in artifacts:
+        expiring = artifact.evidence.get("expires_soon")
+        for one in expiring if isinstance(expiring, list) else []:
+            message = f"a certificate in it is about to expire: {one}"
+            found.append(Finding(level="warning", subject=subject, message=message, runbook="check-backup-health"))
+    return found
+
+
+def _rehearsal_findings(
+    subject: str, catalog: Catalog, rehearsal: Rehearsal | None, proven: Rehearsal | None, now: datetime
+) -> list[Finding]:
+    if rehearsal is not None and rehearsal.failure is not None:
+        message = f"the restore of {rehearsal.snapshot} to scratch failed: {rehearsal.failure}"
+        return [Finding(level="failing", subject=subject, message=message, runbook="alert-RestoreRehearsalFailed")]
+    since = proven.at if proven else layout.snapshot_time(catalog.snapshots[0].snapshot)
+    if now - since > REHEARSED_WITHIN:
+        message = f"not restored to scratch for {spell_age(now - since)}" if proven else "never restored to scratch"
+        return [Finding(level="warning", subject=subject, message=message, runbook="alert-RestoreRehearsalOverdue")]
+    return []
+
+
+def _held_bytes(catalog: Catalog, data_type: str) -> int:
+    return sum(
+        held.files.get(part.path, 0)
+        for held in catalog.snapshots
+        for artifact in held.manifest.of(data_type)
+        if artifact.held_in is None
+        for part in artifact.parts
+    )
+
+
+def _hours(age: timedelta) -> float:
+    return age / timedelta(hours=1)
