@@ -1,0 +1,82 @@
+"""Pods for tests without Kubernetes: folders that commands see as /mnt, in a mount namespace of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import cast
+
+from gxbackup.adapters.cluster import Cluster, Pod
+from gxbackup.adapters.containers import Containers
+from gxbackup.adapters.host import Host
+from gxbackup.adapters.places import LocalPlace
+from gxbackup.errors import SourceMissingError
+from gxbackup.ports import Running
+
+VOLUME = "/mnt"
+_INSIDE = 'mount --bind "$1" /mnt && shift && exec "$@"'
+
+
+class FolderPlace(LocalPlace):
+    """A place in which a folder is mounted as a pod's volume is."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(name)
+        self._folder = folder
+
+    @contextmanager
+    def start(self, argv: Sequence[str], *, stdin: bool = False) -> Iterator[Running]:
+        words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _INSIDE, "sh", str(self._folder), *argv]
+        with super().start(words, stdin=stdin) as running:
+            yield running
+
+
+class LocalCluster:
+    """What sources ask of a cluster, for pods that are folders; stopping and starting them is only noted."""
+
+    def __init__(self, volumes: Mapping[str, Path]) -> None:
+        self.volumes = dict(volumes)
+        self.not_ready: set[str] = set()
+        self.scaled: list[tuple[str, int]] = []
+
+    def host(self) -> Host:
+        return Host(Containers(), cast(Cluster, self))
+
+    def pods(self, namespace: str, selector: str = "") -> tuple[Pod, ...]:
+        key, _, value = selector.partition("=")
+        return tuple(
+            Pod(
+                namespace=namespace, name=name, uid=name, node="here", ready=name not in self.not_ready,
+                state="Running" if name not in self.not_ready else "Pending", containers=("one",), images=("image",),
+                labels={key: value} if key else {}, claims={f"data-{name}": VOLUME},
+            )
+            for name in sorted(self.volumes)
+            if key != "app" or name.rpartition("-")[0] == value
+        )  # fmt: skip
+
+    def place(
+        self, namespace: str, pod: str | None = None, selector: str | None = None, container: str | None = None
+    ) -> FolderPlace:
+        found = [one for one in self.pods(namespace, selector or "") if pod in (None, one.name)]
+        if not found or not found[0].ready:
+            raise SourceMissingError(f"pod {namespace}/{pod or selector}: expected ready, seen none")
+        return FolderPlace(f"pod {namespace}/{found[0].name}", self.volumes[found[0].name])
+
+    def owner(self, namespace: str, pod: str) -> str:
+        return pod.rpartition("-")[0]
+
+    def replicas(self, namespace: str, name: str) -> int:
+        return 1
+
+    def scale(self, namespace: str, name: str, replicas: int, timeout_seconds: float = 600) -> None:
+        self.scaled.append((name, replicas))
+
+    def claim_place(
+        self, namespace: str, claim: str, image: str, timeout_seconds: float = 300
+    ) -> AbstractContextManager[FolderPlace]:
+        @contextmanager
+        def mounted() -> Iterator[FolderPlace]:
+            yield FolderPlace(f"claim {namespace}/{claim}", self.volumes[claim.removeprefix("data-")])
+
+        return mounted()

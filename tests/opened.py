@@ -1,0 +1,61 @@
+"""A capture read to its end, and opened again as a restore gets it, without sealing and a remote."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from gxbackup.adapters.host import Host
+from gxbackup.model import Artifact, Capture, Part
+from gxbackup.ports import StreamEnd
+from gxbackup.sources.base import Opened, Source, Work
+
+ZEROS = "0" * 64
+
+
+class Read(NamedTuple):
+    """The plain bytes of a capture, and what its stream said at its end."""
+
+    file: Path
+    end: StreamEnd
+    capture: Capture
+
+    def opened(self) -> Opened:
+        size_bytes = self.file.stat().st_size
+        path = f"fabric/{self.capture.name}"
+        return Opened(
+            artifact=Artifact(
+                data_type=self.capture.data_type, kind="any", path=path,
+                parts=(Part(path=path, size_bytes=size_bytes, sha256=ZEROS),),
+                sealed_size_bytes=size_bytes, sealed_sha256=ZEROS, plain_size_bytes=size_bytes,
+                plain_sha256=hashlib.sha256(self.file.read_bytes()).hexdigest(), keep_days=1,
+                settings=self.capture.settings, evidence={**self.capture.evidence, **self.end.evidence},
+                base=self.capture.base,
+            ),
+            file=self.file,
+        )  # fmt: skip
+
+
+def read(source: Source, host: Host, capture: Capture, into: Path, buffer_bytes: int = 256 * 1024) -> Read:
+    """Read a capture to its end into a file below a folder."""
+    file = into / capture.name
+    buffer = memoryview(bytearray(buffer_bytes))
+    with source.open(host, capture) as stream, file.open("wb") as plain:
+        while count := stream.readinto(buffer):
+            plain.write(buffer[:count])
+        end = stream.finish()
+    return Read(file, end, capture)
+
+
+def work(area: Path, *reads: Read, **options: JsonValue) -> Work:
+    """Give what a restore of these works with."""
+    return Work(
+        data_type=reads[0].capture.data_type,
+        opened=tuple(one.opened() for one in reads),
+        area=area,
+        safety_dir=area,
+        options=options,
+    )
