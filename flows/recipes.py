@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
+from secrets import token_hex
 
 from prefect import runtime
 from prefect.logging import get_run_logger
 
-from gxbackup import clock, exchange, overlay, restoring
+from gxbackup import clock, exchange, overlay, restoring, safety
 from gxbackup.errors import BackupError, IntegrityError, RestoreError
 from gxbackup.locks import locked
-from gxbackup.staging import staging_area, staging_root
+from gxbackup.staging import drop, require_room, staging_area, staging_root
 from tasks import host
 from tasks.approval import approve_or_refuse
 from tasks.catalogs import list_catalog
@@ -35,23 +37,31 @@ from tasks.restore import (
     restart,
     unpack,
 )
+from tasks.reuse import reuse
 from tasks.survey import survey
 from tasks.upload import upload
 from tasks.verify import verify
 
+# A person has approved by then, and a backup is no reason to ask again.
+_SECONDS_FOR_A_BACKUP_TO_END = 30 * 60
 
-def back_up(server: str, only: list[str] | None = None) -> str:
+
+def back_up(server: str, only: list[str] | None = None, rpo_hours: float | None = None) -> str:
     """
     Put one snapshot of a server on the remote and return its id; fail if anything is missing from it.
 
-    One broken data type never costs the others their backup. Pruning comes last, after all is proven.
+    One broken data type never costs the others their backup. Pruning comes last, after all is proven. With `rpo_hours`
+    just the data types that are promised so often are taken, and one whose content equals its last good copy is
+    recorded as such and not sent again.
 
     Raises: LockedError at once where another run is at work; IncompleteBackupError, IntegrityError (a broken past)
     after everything that could be saved is saved.
     """
     speak_plainly()
     remote_path = host.inventory().remote.path
-    host.inventory().server(server)
+    promised = host.inventory().server(server).data_types
+    if rpo_hours is not None and only is None:
+        only = [name for name, promise in promised.items() if promise.rpo_hours <= rpo_hours]
     with locked(remote_path, server, f"backup of {server}"), staging_area(server) as area:
         seen = survey(server, only, area)
         if not seen.due:
@@ -63,9 +73,14 @@ def back_up(server: str, only: list[str] | None = None) -> str:
                 for capture in collect(server, data_type):
                     with outcome.of(data_type):
                         sealed = compress(server, data_type, capture, area, seen.last_sealed_bytes)
-                        artifact = checksum(server, data_type, seen.snapshot, sealed, area)
-                        upload(data_type, seen.remote_dir, seen.snapshot, [artifact], area)
-                        verify(data_type, seen.remote_dir, seen.snapshot, [artifact])
+                        try:
+                            artifact = checksum(server, data_type, seen.snapshot, sealed, area)
+                            if rpo_hours is not None:
+                                artifact = reuse(data_type, artifact, seen.last_good.get(artifact.path))
+                            upload(data_type, seen.remote_dir, seen.snapshot, [artifact], area)
+                            verify(data_type, seen.remote_dir, seen.snapshot, [artifact])
+                        finally:
+                            drop(area, [part.path for part in sealed.parts])
                         outcome.artifacts.append(artifact)
                         for shortfall in sealed.shortfalls:
                             outcome.miss(data_type, shortfall)
@@ -101,6 +116,8 @@ def restore_tree(
     Until that step nothing is touched; the tree that it replaces stays beside it. Where the container does not come
     back, the restored tree stays: it is proven, and what it replaced is named in the error.
 
+    What in-place would refuse, plan refuses too. Once approved it waits up to 30 min for a backup that is on.
+
     Raises: RestoreRefusedError, RestoreError, IntegrityError, SealingError, RemoteError, LockedError.
     """
     speak_plainly()
@@ -113,21 +130,23 @@ def restore_tree(
         key = f"restore-{data_type}"
         if mode == "scratch":
             into = restoring.scratch_directory(target)
+            exchange.require_room(into, chosen.plain_size_bytes())
             download(chosen, area)
             unpack(chosen, area, into)
-            _tell(key, restore_page([chosen], str(into), mode, ["unpacked; evidence equal"]))
+            tell(key, restore_page([chosen], str(into), mode, ["unpacked; evidence equal"]))
             return
+        exchange.check(where, chosen.plain_size_bytes())
         download(chosen, area)
         if mode == "plan":
             changes = restoring.in_words(preview(chosen, area, where))
-            _tell(key, restore_page([chosen], str(where), mode, [*changes, "nothing was touched"]))
+            tell(key, restore_page([chosen], str(where), mode, [*changes, "nothing was touched"]))
             return
         with exchange.prepare(where, chosen.plain_size_bytes()) as prepared:
             unpack(chosen, area, prepared)
             page = restore_page([chosen], str(where), mode, restoring.in_words(difference(prepared, where)))
-            _tell(key, page)
+            tell(key, page)
             approve_or_refuse(str(where), page, approve)
-            with locked(host.inventory().remote.path, server, f"restore of {data_type}"):
+            with _locked_by_restore(server, data_type):
                 before = put_in_place(prepared, where)
     kept = f"what was there lies in {before}" if before else "nothing was there before"
     if restart_container and str(where) == restoring.origin(chosen):
@@ -138,7 +157,7 @@ def restore_tree(
                 f"{where}: restored and proven, but its container did not come back: {error.message}",
                 kept, *error.hints, f"then restart it by hand: docker restart {restart_container}",
             ) from None  # fmt: skip
-    _tell(key, f"{page}- restored; evidence equal; {kept}\n")
+    tell(key, f"{page}- restored; evidence equal; {kept}\n")
 
 
 def restore_overlay(
@@ -154,8 +173,8 @@ def restore_overlay(
     """
     Put a host's own files back over a live root, file by file; nothing is deleted.
 
-    All data types are unpacked, proven and planned before the first file is touched; where one of them fails, those
-    before it are put back too.
+    All data types are unpacked, proven and planned before the first file is touched; where one of them fails or all is
+    killed, those before it are put back too. What in-place would refuse, plan refuses too.
 
     Raises: RestoreRefusedError, RestoreError, IntegrityError, SealingError, RemoteError, LockedError.
     """
@@ -170,17 +189,17 @@ def restore_overlay(
         chosen = {name: choose(server, name, snapshot, area) for name in names}
         root = Path(target or restoring.origin(chosen[names[0]]))
         scratch = restoring.scratch_directory(target) if mode == "scratch" else area / "trees"
+        require_room(area, sum(choice.plain_size_bytes() for choice in chosen.values()), "the unpacked trees")
         prepared = {name: scratch / name for name in names}
         for name, choice in chosen.items():
             download(choice, area)
             prepared[name].mkdir(mode=0o700, parents=True)
             unpack(choice, area, prepared[name])
         if mode == "scratch":
-            _tell(
-                "restore-host-config", restore_page(list(chosen.values()), target, mode, ["unpacked; evidence equal"])
-            )
+            tell("restore-host-config", restore_page(list(chosen.values()), target, mode, ["unpacked; evidence equal"]))
             return
         safety_dir = staging_root().parent / "safety"
+        safety.require_private(safety_dir)
         wanted = restoring.share_out(only or [], prepared)
         without = restoring.more_specific(chosen)
         plans = {
@@ -190,12 +209,13 @@ def restore_overlay(
         }
         changes = [line for name, planned in plans.items() for line in overlay_in_words(name, planned)]
         page = restore_page(list(chosen.values()), str(root), mode, changes)
-        _tell("restore-host-config", page)
+        tell("restore-host-config", page)
         if mode == "plan":
             return
         approve_or_refuse(str(root), page, approve)
         kept: list[Path] = []
-        with locked(host.inventory().remote.path, server, f"restore of {', '.join(plans)}"):
+        restore = token_hex(8)
+        with _locked_by_restore(server, ", ".join(plans)):
             if undone := recover_overlay(root, safety_dir):
                 raise RestoreError(
                     f"{root}: a restore that was killed has been put back first, from {', '.join(map(str, undone))}",
@@ -203,13 +223,14 @@ def restore_overlay(
                 )
             try:
                 for name, planned in plans.items():
-                    kept.append(apply_overlay(name, planned, safety_dir))
+                    kept.append(apply_overlay(name, planned, safety_dir, restore))
+                overlay.finish(kept)
             except BaseException:
                 # Not as a task: what stopped us may be the Prefect server, or a signal.
                 for folder in reversed(kept):
                     overlay.put_back(folder)
                 raise
-    _tell("restore-host-config", f"{page}- put back; what was overwritten lies in {', '.join(map(str, kept))}\n")
+    tell("restore-host-config", f"{page}- put back; what was overwritten lies in {', '.join(map(str, kept))}\n")
 
 
 def list_held(server: str) -> None:
@@ -219,7 +240,7 @@ def list_held(server: str) -> None:
     for name in names:
         host.inventory().server(name)
     with staging_area("list") as area:
-        _tell("snapshots", catalog_page([list_catalog(name, area) for name in names]))
+        tell("snapshots", catalog_page([list_catalog(name, area) for name in names]))
 
 
 def prune_by_hand(server: str, dry_run: bool, confirm: str | None) -> None:
@@ -237,10 +258,17 @@ def prune_by_hand(server: str, dry_run: bool, confirm: str | None) -> None:
         staging_area(f"prune-{server}") as area,
     ):
         plan = prune(server, area, dry_run, confirm)
-    _tell(f"prune-{server}", prune_page(server, plan, dry_run))
+    tell(f"prune-{server}", prune_page(server, plan, dry_run))
 
 
-def _tell(key: str, page: str) -> None:
+def _locked_by_restore(server: str, what: str) -> AbstractContextManager[None]:
+    return locked(
+        host.inventory().remote.path, server, f"restore of {what}",
+        wait_seconds=_SECONDS_FOR_A_BACKUP_TO_END, tell=get_run_logger().warning,
+    )  # fmt: skip
+
+
+def tell(key: str, page: str) -> None:
     """Show a page in the UI and in the log: at 3 a.m. there may be no UI."""
     publish(key, page, page.splitlines()[0].removeprefix("# "))
     get_run_logger().info("\n%s", page)

@@ -32,11 +32,39 @@ def confirm(sealed: SealedFile, area: Path, data_type: DataType, snapshot: str) 
         sealed_sha256=sealed.sealed_sha256,
         plain_size_bytes=sealed.plain_size_bytes,
         plain_sha256=sealed.plain_sha256,
+        content_sha256=sealed.content_sha256 if sealed.content_sha256 != sealed.plain_sha256 else None,
         keep_days=data_type.keep_days,
         settings=sealed.capture.settings,
         evidence=sealed.evidence,
+        base=sealed.capture.base,
         set_id=f"{data_type.set_name}/{snapshot}" if data_type.set_name else None,
     )
+
+
+def reused(artifact: Artifact, earlier: Artifact | None) -> Artifact | None:
+    """
+    Return the entry that refers to an earlier artifact's files where the content is the same, else None.
+
+    `earlier` names where its files lie in `held_in`. The evidence stays the new one: it was taken now.
+    """
+    if earlier is None or earlier.path != artifact.path or _content(earlier) != _content(artifact):
+        return None
+    return artifact.model_copy(
+        update={
+            "parts": earlier.parts,
+            "sealed_size_bytes": earlier.sealed_size_bytes,
+            "sealed_sha256": earlier.sealed_sha256,
+            "plain_size_bytes": earlier.plain_size_bytes,
+            "plain_sha256": earlier.plain_sha256,
+            "content_sha256": earlier.content_sha256,
+            "base": earlier.base,
+            "held_in": earlier.held_in,
+        }
+    )
+
+
+def _content(artifact: Artifact) -> str:
+    return artifact.content_sha256 or artifact.plain_sha256
 
 
 def require_equal(file: Path, part: Part) -> None:
@@ -63,12 +91,14 @@ def verify_on_remote(remote: Remote, remote_dir: str, snapshot: str, artifacts: 
 
     Raises: IntegrityError naming the first file that is absent or differs, RemoteError.
     """
-    folder = layout.in_snapshot(remote_dir, snapshot)
-    parts = [part for artifact in artifacts if artifact.held_in is None for part in artifact.parts]
-    stored = remote.sha256_many(folder, [part.path for part in parts])
-    for part in parts:
-        if stored.get(part.path) != part.sha256:
-            raise IntegrityError(
-                f"{folder}/{part.path}: expected sha256 {part.sha256}, seen {stored.get(part.path, 'no file')}",
-                "the remote did not keep what was sent; this run sends nothing in its place",
-            )
+    folders = dict.fromkeys(artifact.held_in or snapshot for artifact in artifacts)
+    for holder in folders:
+        folder = layout.in_snapshot(remote_dir, holder)
+        parts = [part for artifact in artifacts if (artifact.held_in or snapshot) == holder for part in artifact.parts]
+        stored = remote.sha256_many(folder, [part.path for part in parts])
+        for part in parts:
+            if stored.get(part.path) != part.sha256:
+                raise IntegrityError(
+                    f"{folder}/{part.path}: expected sha256 {part.sha256}, seen {stored.get(part.path, 'no file')}",
+                    "the remote did not keep what was sent; this run sends nothing in its place",
+                )

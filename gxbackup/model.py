@@ -50,6 +50,7 @@ class Capture(Frozen):
     )
     evidence: Evidence = Field(default_factory=dict)
     expected_size_bytes: int = Field(default=0, ge=0, description="plain size, as far as it is known before")
+    base: SnapshotId | None = Field(default=None, description="the snapshot that a differential builds on")
 
 
 class Part(Frozen):
@@ -70,6 +71,7 @@ class SealedFile(Frozen):
     sealed_sha256: Sha256
     plain_size_bytes: int
     plain_sha256: Sha256
+    content_sha256: Sha256
     evidence: Evidence = Field(default_factory=dict)
     shortfalls: tuple[str, ...] = Field(default=(), description="what the producer could not read, each with why")
 
@@ -85,6 +87,9 @@ class Artifact(Frozen):
     sealed_sha256: Sha256
     plain_size_bytes: int = Field(gt=0)
     plain_sha256: Sha256
+    content_sha256: Sha256 | None = Field(
+        default=None, description="equal for equal content, where the plain bytes also tell when they were made"
+    )
     keep_days: int = Field(gt=0)
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="what a restore needs to apply it")
     evidence: Evidence = Field(default_factory=dict)

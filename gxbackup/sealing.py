@@ -121,6 +121,7 @@ def seal(
         sealed_sha256=writer.whole.hexdigest(),
         plain_size_bytes=plain_size_bytes,
         plain_sha256=plain.hexdigest(),
+        content_sha256=ending.content_sha256 or plain.hexdigest(),
         evidence={**capture.evidence, **ending.evidence},
         shortfalls=ending.shortfalls,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from gxbackup.adapters import process
 from gxbackup.adapters.rclone import Remote
 from gxbackup.errors import SetupError
 from gxbackup.inventory import Inventory
-from gxbackup.model import Catalog, Frozen, Manifest, Previous
+from gxbackup.model import Artifact, Catalog, Frozen, Manifest, Previous
 from gxbackup.staging import staging_root
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -33,6 +33,7 @@ class Survey(Frozen):
     previous: Previous | None
     faults: tuple[str, ...]
     last_sealed_bytes: dict[str, int]
+    last_good: dict[str, Artifact]
     tools: dict[str, str]
 
 
@@ -63,6 +64,7 @@ def survey(
         previous=Previous(snapshot=newest.snapshot, sha256=newest.manifest_sha256) if newest else None,
         faults=tuple(faults),
         last_sealed_bytes=_last_sizes(held),
+        last_good=_last_good(held, settings.data_types),
         tools=_tools(),
     )
 
@@ -117,6 +119,17 @@ def _new_id(held: Catalog, now: datetime) -> str:
             "is this host's clock slow, or was the other one fast? `timedatectl` tells",
         )
     return layout.snapshot_id(max(now, newest + timedelta(seconds=1)))
+
+
+def _last_good(held: Catalog, data_types: Iterable[str]) -> dict[str, Artifact]:
+    """Return the artifacts of the newest good copy of each data type by path, with the snapshot their files lie in."""
+    found: dict[str, Artifact] = {}
+    for data_type in data_types:
+        for newest in freshness.good_copies(held, data_type)[:1]:
+            for artifact in newest.manifest.of(data_type):
+                where = artifact.held_in or newest.snapshot
+                found[artifact.path] = artifact.model_copy(update={"held_in": where})
+    return found
 
 
 def _last_sizes(held: Catalog) -> dict[str, int]:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gxbackup.adapters.container_place import ContainerPlace
 from gxbackup.errors import CollectError, RestoreError, SourceMissingError
 
 if TYPE_CHECKING:
@@ -58,6 +59,23 @@ class Containers:
             for kind in TYPES:
                 for identity, name in _listed(engine, kind):
                     yield EngineObject(kind, identity, name, _inspected(engine, kind, identity))
+
+    def place(self, name: str) -> ContainerPlace:
+        """Return a running container as a place; SourceMissingError where there is none, or it does not run."""
+        with self._engine() as engine:
+            from docker.errors import NotFound
+
+            try:
+                state = engine.api.inspect_container(name)["State"]
+            except NotFound:
+                raise SourceMissingError(
+                    f"container {name}: expected, seen none of that name", "`docker ps --all` lists those there are"
+                ) from None
+        if not state["Running"] or state.get("Paused"):
+            raise SourceMissingError(
+                f"container {name}: expected running, seen {state['Status']}", f"docker logs --tail 50 {name}"
+            )
+        return ContainerPlace(self._engine, name)
 
     def restart(self, name: str, timeout_seconds: float) -> None:
         """

@@ -1,21 +1,23 @@
-"""The host that a source reads from: its commands and its Docker Engine. Grows a port where a new kind needs one."""
+"""What a source reads from: this host's commands, its Docker Engine, the cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gxbackup.adapters import process
+from gxbackup.adapters.cluster import Cluster
 from gxbackup.adapters.containers import Containers
 
 
 @dataclass(frozen=True)
 class Host:
-    """What sources may touch; made once for a run (`tasks/host.py`), faked in unit tests (`gxbackup/testing.py`)."""
+    """What sources may touch; made once for a run (`tasks/host.py`). Nothing is asked before a source asks it."""
 
     containers: Containers
+    cluster: Cluster = field(default_factory=Cluster)
 
     def run(
         self,

@@ -1,0 +1,52 @@
+"""Restore: the steps that put data back by a server's own programs, as tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from pydantic import JsonValue
+
+from gxbackup import restoring_data
+from gxbackup.restoring import Chosen
+from gxbackup.sources.base import Restorable, Work
+from gxbackup.staging import require_room, staging_root
+from tasks import host
+from tasks.policy import ONCE
+
+
+@task(task_run_name="open {chosen.data_type} {chosen.snapshot}", **ONCE)
+def open_data(server: str, chosen: Chosen, area: Path, options: dict[str, JsonValue]) -> Work:
+    """Unseal each artifact into private staging and prove its plain bytes; nothing is applied before all are proven."""
+    _source(server, chosen.data_type)
+    require_room(area, chosen.plain_size_bytes(), f"{chosen.data_type} {chosen.snapshot}, opened")
+    return Work(
+        data_type=chosen.data_type,
+        opened=restoring_data.open_all(chosen, area, host.identity_file()),
+        area=area,
+        safety_dir=staging_root().parent / "safety",
+        options=options,
+    )
+
+
+@task(task_run_name="preview {work.data_type}", **ONCE)
+def preview_data(server: str, work: Work) -> tuple[str, list[str]]:
+    """Say what would be overwritten, as it is typed for approval, and what a restore would do; nothing is touched."""
+    source = _source(server, work.data_type)
+    return source.target(work), source.preview(host.host(), work)
+
+
+@task(task_run_name="rehearse {work.data_type}", **ONCE)
+def rehearse_data(server: str, work: Work) -> list[str]:
+    """Restore to a throwaway server and compare with the evidence."""
+    return _source(server, work.data_type).rehearse(host.host(), work)
+
+
+@task(task_run_name="apply {work.data_type}", **ONCE)
+def apply_data(server: str, work: Work) -> list[str]:
+    """Restore in place: safety copy first, evidence compared after, put back on failure."""
+    return _source(server, work.data_type).apply(host.host(), work)
+
+
+def _source(server: str, data_type: str) -> Restorable:
+    return restoring_data.require_restorable(host.inventory().data_type(server, data_type).source, data_type)
