@@ -8,5 +8,6 @@ from pydantic import Field
 
 from gxbackup.sources.directory import Directory
 from gxbackup.sources.docker_state import DockerState
+from gxbackup.sources.kubernetes_objects import KubernetesObjects
 
-AnySource = Annotated[Directory | DockerState, Field(discriminator="kind")]
+AnySource = Annotated[Directory | DockerState | KubernetesObjects, Field(discriminator="kind")]

@@ -1,0 +1,313 @@
+"""
+Every kind of object that a Kubernetes API server serves, listed and applied by plain REST: kinds need no class here.
+
+Discovery is asked each time: groups and versions differ between servers, and a cached answer outlives an upgrade.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from pydantic import Field
+
+from gxbackup.adapters.cluster import asking
+from gxbackup.cluster_objects.naming import Kind, Object
+from gxbackup.errors import CollectError
+from gxbackup.model import Frozen
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+CALL_TIMEOUT_SECONDS = 60
+RETRY_DELAYS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
+# A page is small at first: 500 ConfigMaps of 1 MiB would be half a gigabyte.
+FIRST_PAGE_OBJECTS = 50
+LARGEST_PAGE_OBJECTS = 500
+PAGE_BYTES = 4 * 1024 * 1024
+MOST_RESTARTS = 3
+FIELD_MANAGER = "gx-backup"
+
+
+class ApiRefusalError(CollectError):
+    """The API server answered, and its answer was no; `status` is the one of HTTP."""
+
+    status: int = 0
+    reason: str = ""
+
+
+class Discovery(Frozen):
+    """What an API server serves."""
+
+    kinds: tuple[Kind, ...] = Field(description="each listable kind once, in its group's preferred version")
+    served: dict[tuple[str, str], Kind] = Field(description="apiVersion and kind, in every version → how it is reached")
+    failures: tuple[str, ...] = Field(default=(), description="groups whose kinds it would not tell, and why")
+
+
+class ObjectApi:
+    """One API server, by a client of one's own."""
+
+    def __init__(self, client: ApiClient, largest_page_objects: int = LARGEST_PAGE_OBJECTS) -> None:
+        self._client = client
+        self._largest_page_objects = largest_page_objects
+
+    def version(self) -> str:
+        """Return the server's version, asked once without patience: CollectError where nobody answers."""
+        return str(self._ask("GET", "/version", delays=())[0]["gitVersion"])
+
+    def revision(self) -> str | None:
+        """Return the cluster's revision of now, which lists can be read at; None where that may not be asked."""
+        try:
+            answer, _ = self._ask("GET", "/api/v1/namespaces", {"limit": "1"})
+        except ApiRefusalError:
+            return None
+        return answer["metadata"].get("resourceVersion") or None
+
+    def discover(self) -> Discovery:
+        """
+        Ask for every group, every version, every kind that can be listed.
+
+        Where two groups serve the same stored objects (Ingress), the one that is not deprecated is taken.
+        """
+        groups = [("", ["v1"])]
+        for group in self._ask("GET", "/apis")[0]["groups"]:
+            preferred = group["preferredVersion"]["groupVersion"]
+            versions = [version["groupVersion"] for version in group["versions"]]
+            groups.append((group["name"], sorted(versions, key=lambda version: version != preferred)))
+        groups.sort(key=lambda group: group[0] == "extensions")
+        served: dict[tuple[str, str], Kind] = {}
+        chosen: dict[tuple[str, str], Kind] = {}
+        stored: dict[tuple[str, str], tuple[str, str]] = {}
+        failures: list[str] = []
+        for group, versions in groups:
+            for version in versions:
+                try:
+                    resources = self._ask("GET", f"/apis/{version}" if group else f"/api/{version}")[0]["resources"]
+                except ApiRefusalError as error:
+                    failures.append(f"{version}: its kinds cannot be told: {error.message}")
+                    continue
+                for resource in resources:
+                    if "/" in resource["name"]:
+                        continue
+                    kind = _kind(version, resource)
+                    served[version, kind.kind] = kind
+                    if "list" in kind.verbs:
+                        key = (group, kind.plural)
+                        storage = (kind.plural, resource.get("storageVersionHash") or f"{group}")
+                        first = stored.setdefault(storage, key) if key not in chosen else key
+                        if first in chosen:
+                            earlier = chosen[first]
+                            chosen[first] = earlier.model_copy(update={"also_in": (*earlier.also_in, version)})
+                        else:
+                            chosen[key] = kind
+        return Discovery(kinds=tuple(chosen.values()), served=served, failures=tuple(failures))
+
+    def count(self, kind: Kind) -> int | None:
+        """Return how many objects of a kind there are; None where the server does not say."""
+        try:
+            answer, _ = self._ask("GET", kind.path(), {"limit": "1"}, delays=())
+        except ApiRefusalError:
+            return None
+        return len(answer.get("items") or ()) + int(answer["metadata"].get("remainingItemCount") or 0)
+
+    def listing(self, kind: Kind, revision: str | None = None) -> Listing:
+        """Begin to list a kind, as it was at a revision where the server still has it."""
+        return Listing(self, kind, revision, self._largest_page_objects)
+
+    def page(self, kind: Kind, query: dict[str, str]) -> tuple[Object, int]:
+        """Return one page of a list, and its size in bytes. Raises: ApiRefusalError, CollectError."""
+        return self._ask("GET", kind.path(), query)
+
+    def read(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
+        """Return a live object, None where there is none."""
+        try:
+            return self._ask("GET", kind.path(namespace, name))[0]
+        except ApiRefusalError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def apply(
+        self, kind: Kind, wanted: Object, *, dry_run: bool = False, as_name: tuple[str, str] | None = None
+    ) -> tuple[Object, bool]:
+        """
+        Apply an object on the server's side; return how it is now, and whether this call created it.
+
+        `dry_run`: checked and answered, nothing is kept. `as_name`: under another namespace and name. Safe to repeat.
+        Raises: ApiRefusalError.
+        """
+        body = {**wanted, "metadata": {**wanted["metadata"]}}
+        if as_name is not None:
+            body["metadata"].update(zip(("namespace", "name"), as_name, strict=True))
+        metadata = body["metadata"]
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
+        answer, status = self._send(
+            "PATCH", kind.path(metadata.get("namespace"), metadata["name"]), query, body, "application/apply-patch+yaml"
+        )
+        return answer, status == 201
+
+    def replace(self, kind: Kind, earlier: Object) -> None:
+        """Give a live object back the form that it had, whoever changed it since. Raises: ApiRefusalError."""
+        metadata = earlier["metadata"]
+        path = kind.path(metadata.get("namespace"), metadata["name"])
+        now = self._ask("GET", path)[0]["metadata"]
+        kept = {**metadata, "resourceVersion": now["resourceVersion"], "uid": now["uid"]}
+        self._send("PUT", path, {}, {**earlier, "metadata": kept}, "application/json")
+
+    def delete(self, kind: Kind, namespace: str | None, name: str, uid: str) -> None:
+        """Delete the very object of this uid; one that is gone, or is another one by now, is left alone."""
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        try:
+            self._send("DELETE", kind.path(namespace, name), {}, body, "application/json")
+        except ApiRefusalError as error:
+            if error.status not in (404, 409):
+                raise
+
+    def _send(
+        self, method: str, path: str, query: dict[str, str], body: Object, content_type: str
+    ) -> tuple[Object, int]:
+        raw = json.dumps(body).encode() if content_type != "application/json" else body
+        answer, _, status = self._call(
+            method, path, query, raw, content_type, RETRY_DELAYS_SECONDS, _is_secret(body, path)
+        )
+        return answer, status
+
+    def _ask(
+        self, method: str, path: str, query: dict[str, str] | None = None, delays: tuple[float, ...] | None = None
+    ) -> tuple[Object, int]:
+        patience = RETRY_DELAYS_SECONDS if delays is None else delays
+        answer, size_bytes, _ = self._call(method, path, query or {}, None, None, patience, False)
+        return answer, size_bytes
+
+    def _call(
+        self, method: str, path: str, query: dict[str, str], body: Any, content_type: str | None,
+        delays: tuple[float, ...], is_secret: bool,
+    ) -> tuple[Object, int, int]:  # fmt: skip
+        """Ask until it answers: all that is sent here may be sent again."""
+        for delay in (*delays, None):
+            try:
+                with asking(f"kubernetes API {path}"):
+                    raw, status = self._once(method, path, query, body, content_type)
+            except CollectError as error:
+                if delay is None or not error.retryable:
+                    raise
+            else:
+                if status < 300:
+                    return json.loads(raw), len(raw), status
+                if delay is None or not (status == 429 or status >= 500) or _is_of_revision(raw):
+                    raise _refusal(f"{method} {path}", status, raw, is_secret)
+            time.sleep(delay)
+        raise AssertionError("the last try returns or raises")
+
+    def _once(
+        self, method: str, path: str, query: dict[str, str], body: Any, content_type: str | None
+    ) -> tuple[bytes, int]:
+        headers = {"Accept": "application/json", **({"Content-Type": content_type} if content_type else {})}
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = f"{self._client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        answer = self._client.call_api(method, url, headers, body=body, _request_timeout=CALL_TIMEOUT_SECONDS)
+        raw: bytes = answer.read()  # type: ignore[no-untyped-call]
+        return raw, answer.status
+
+
+class Listing:
+    """One kind's objects, page by page; what happened on the way is told once all were read."""
+
+    def __init__(self, api: ObjectApi, kind: Kind, revision: str | None, largest_page_objects: int) -> None:
+        self._api = api
+        self._kind = kind
+        self._revision = revision
+        self._largest_page_objects = largest_page_objects
+        self.restarts = 0
+
+    @property
+    def is_at_revision(self) -> bool:
+        """Tell whether the list shows the revision that was asked for."""
+        return self._revision is not None
+
+    def __iter__(self) -> Iterator[Object]:
+        """
+        Yield each object once, with its apiVersion and kind, also where the list had to begin again on the way.
+
+        Raises: ApiRefusalError, CollectError.
+        """
+        seen: set[tuple[str, str]] = set()
+        page_objects = min(FIRST_PAGE_OBJECTS, self._largest_page_objects)
+        token = ""
+        while True:
+            try:
+                page, size_bytes = self._api.page(self._kind, self._query(page_objects, token))
+            except ApiRefusalError as error:
+                if not self._may_begin_again(error, token):
+                    raise
+                token = ""
+                continue
+            for item in page.get("items") or ():
+                key = (item["metadata"].get("namespace") or "", item["metadata"]["name"])
+                if key not in seen:
+                    seen.add(key)
+                    yield {**item, "apiVersion": self._kind.api_version, "kind": self._kind.kind}
+            token = page["metadata"].get("continue") or ""
+            if not token:
+                return
+            factor = 2 if size_bytes < PAGE_BYTES else 0.5
+            page_objects = max(1, min(int(page_objects * factor), self._largest_page_objects))
+
+    def _query(self, page_objects: int, token: str) -> dict[str, str]:
+        query = {"limit": str(page_objects)}
+        if token:
+            query["continue"] = token
+        elif self._revision:
+            query |= {"resourceVersion": self._revision, "resourceVersionMatch": "Exact"}
+        return query
+
+    def _may_begin_again(self, error: ApiRefusalError, token: str) -> bool:
+        """Tell whether the list may begin again from its start, as it is now: the server lost that moment."""
+        if self._revision and (error.status in (400, 410, 504) or error.status >= 500):
+            self._revision = None
+            return True
+        if token and error.status == 410 and self.restarts < MOST_RESTARTS:
+            self.restarts += 1
+            return True
+        return False
+
+
+def _kind(version: str, resource: Object) -> Kind:
+    return Kind(
+        api_version=version,
+        kind=resource["kind"],
+        plural=resource["name"],
+        namespaced=resource["namespaced"],
+        verbs=tuple(resource.get("verbs") or ()),
+    )
+
+
+def _is_secret(body: Object, path: str) -> bool:
+    return body.get("kind") == "Secret" or "/secrets/" in path
+
+
+def _is_of_revision(raw: bytes) -> bool:
+    """Tell whether etcd does not have the revision asked for: asking again does not help."""
+    return b"required revision" in raw
+
+
+def _refusal(what: str, status: int, raw: bytes, is_secret: bool) -> ApiRefusalError:
+    try:
+        told = json.loads(raw)
+        assert isinstance(told, dict)
+    except (ValueError, AssertionError):
+        told = {"message": raw[:200].decode("utf-8", "replace")}
+    causes = (told.get("details") or {}).get("causes") or ()
+    # What it says of a Secret may repeat the secret.
+    said = ", ".join(str(cause.get("field")) for cause in causes) if is_secret else told.get("message")
+    hints = ("docs/how-to/give-the-worker-access-to-kubernetes.md lists the rights it needs",)
+    error = ApiRefusalError(
+        f"{what}: seen {status} {told.get('reason') or ''}: {str(said or 'no reason given')[:500]}",
+        *(hints if status in (401, 403) else ()),
+        retryable=status == 429 or status >= 500,
+    )
+    error.status, error.reason = status, str(told.get("reason") or "")
+    return error

@@ -1,0 +1,190 @@
+"""
+The form of an object in which it can be applied again; and which objects the cluster makes itself. Pure.
+
+Source: Kubernetes' API conventions: status, uid, resourceVersion and the like belong to one life of an object.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+
+from gxbackup.cluster_objects.naming import Object
+
+# An owner is named by its uid, which a restored owner has not: the garbage collector would delete what names it.
+_METADATA = ("uid", "resourceVersion", "managedFields", "creationTimestamp", "selfLink", "generation",
+             "ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName")  # fmt: skip
+_ANNOTATIONS = (
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "deployment.kubernetes.io/revision",
+    "deprecated.daemonset.template.generation",
+    "control-plane.alpha.kubernetes.io/leader",
+    "kubernetes.io/service-account.uid",
+    "endpoints.kubernetes.io/last-change-trigger-time",
+    # A claim that says it is bound, beside a volume that is not there, is lost for good.
+    "pv.kubernetes.io/bind-completed",
+    "pv.kubernetes.io/bound-by-controller",
+)
+_OWNED = ("Pod", "ReplicaSet", "Job", "ControllerRevision")
+_OF_NODES = ("Node", "CSINode", "CSIStorageCapacity", "VolumeAttachment", "CertificateSigningRequest")
+_FAIRNESS = "api-priority-and-fairness-config-producer"
+_TOKEN_SECRET = "kubernetes.io/service-account-token"  # noqa: S105 - the type of a Secret, no secret
+_TOKEN_NAME = re.compile(r"-token-[a-z0-9]{5}$")
+_JOB_LABELS = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
+
+
+def is_left_out(found: Object, selecting_services: set[tuple[str, str]]) -> bool:
+    """
+    Tell whether a backup leaves an object out, since a controller makes it from another one that is in the backup.
+
+    `selecting_services`: namespace and name of each Service with a selector; their Endpoints follow from it.
+    """
+    metadata = found["metadata"]
+    labels = metadata.get("labels") or {}
+    if found["kind"] in _OWNED:
+        return bool(metadata.get("ownerReferences"))
+    if found["kind"] == "Endpoints":
+        return (metadata["namespace"], metadata["name"]) in selecting_services
+    if found["kind"] == "EndpointSlice":
+        return "endpointslice.kubernetes.io/managed-by" in labels or bool(metadata.get("ownerReferences"))
+    return False
+
+
+def is_built_in(found: Object) -> bool:
+    """Tell whether a fresh cluster brings this object itself, in its own version of it."""
+    metadata, kind = found["metadata"], found["kind"]
+    labels = metadata.get("labels") or {}
+    name, namespace = metadata["name"], metadata.get("namespace")
+    return (
+        labels.get("kubernetes.io/bootstrapping") == "rbac-defaults"
+        or "kube-aggregator.kubernetes.io/automanaged" in labels
+        or (kind in ("FlowSchema", "PriorityLevelConfiguration") and _is_made_by(metadata, _FAIRNESS))
+        or (kind == "PriorityClass" and name.startswith("system-"))
+        or (kind == "Namespace" and name in ("default", "kube-system", "kube-public", "kube-node-lease"))
+        or (kind in ("Service", "Endpoints", "EndpointSlice") and (namespace, name) == ("default", "kubernetes"))
+    )
+
+
+def clean(found: Object) -> Object | None:
+    """
+    Return the form of an object that can be applied to this or another cluster, or None where it must not be.
+
+    None: the cluster makes it itself (tokens, the root CA's ConfigMap, what belongs to one node), or it was being
+    deleted. The object given is not changed.
+    """
+    if _is_made_by_cluster(found) or found["metadata"].get("deletionTimestamp"):
+        return None
+    cleaned = {key: copy.deepcopy(value) for key, value in found.items() if key != "status"}
+    metadata = cleaned["metadata"]
+    for key in _METADATA:
+        metadata.pop(key, None)
+    _drop(metadata, "annotations", _ANNOTATIONS)
+    if special := _SPECIAL.get(found["kind"]):
+        special(cleaned)
+    return cleaned
+
+
+def _is_made_by_cluster(found: Object) -> bool:
+    metadata, kind = found["metadata"], found["kind"]
+    return (
+        kind in _OF_NODES
+        or (kind == "Secret" and found.get("type") == _TOKEN_SECRET and bool(_TOKEN_NAME.search(metadata["name"])))
+        or (kind == "Secret" and found.get("type") == "bootstrap.kubernetes.io/token")
+        or (kind == "ConfigMap" and metadata["name"] == "kube-root-ca.crt")
+        or "control-plane.alpha.kubernetes.io/leader" in (metadata.get("annotations") or {})
+    )
+
+
+def _is_made_by(metadata: Object, manager: str) -> bool:
+    return any(str(field.get("manager", "")).startswith(manager) for field in metadata.get("managedFields") or ())
+
+
+def _drop(parent: Object, field: str, keys: tuple[str, ...]) -> None:
+    """Drop keys of a map, and the map itself once it is empty."""
+    if field in parent:
+        parent[field] = {key: value for key, value in (parent[field] or {}).items() if key not in keys}
+        if not parent[field]:
+            del parent[field]
+
+
+def _secret(cleaned: Object) -> None:
+    if cleaned.get("type") == _TOKEN_SECRET:  # made by hand: its new cluster fills it
+        _drop(cleaned, "data", ("token", "ca.crt", "namespace"))
+
+
+def _service_account(cleaned: Object) -> None:
+    kept = [one for one in cleaned.pop("secrets", None) or () if not _TOKEN_NAME.search(one.get("name", ""))]
+    if kept:
+        cleaned["secrets"] = kept
+
+
+def _service(cleaned: Object) -> None:
+    spec = cleaned["spec"]
+    if spec.get("clusterIP") != "None":
+        spec.pop("clusterIP", None)
+        spec.pop("clusterIPs", None)
+    spec.pop("healthCheckNodePort", None)
+
+
+def _volume(cleaned: Object) -> None:
+    # With the old claim's uid the volume counts as released, and its reclaim policy may delete the data.
+    for key in ("uid", "resourceVersion"):
+        (cleaned["spec"].get("claimRef") or {}).pop(key, None)
+
+
+def _namespace(cleaned: Object) -> None:
+    cleaned.pop("spec", None)
+
+
+def _pod_spec(spec: Object) -> None:
+    spec.pop("nodeName", None)
+    spec.pop("serviceAccount", None)
+    tokens = {
+        volume["name"] for volume in spec.get("volumes") or ()
+        if _TOKEN_NAME.search(volume["name"]) or volume["name"].startswith("kube-api-access-")
+    }  # fmt: skip
+    for holder, field in [(spec, "volumes"), *((one, "volumeMounts") for one in _containers(spec))]:
+        if field in holder:
+            holder[field] = [one for one in holder[field] or () if one["name"] not in tokens]
+            if not holder[field]:
+                del holder[field]
+
+
+def _containers(spec: Object) -> list[Object]:
+    return [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+
+
+def _pod(cleaned: Object) -> None:
+    _pod_spec(cleaned["spec"])
+
+
+def _job(cleaned: Object) -> None:
+    spec = cleaned["spec"]
+    if not spec.get("manualSelector"):
+        spec.pop("selector", None)
+        _drop(spec["template"].get("metadata") or {}, "labels", _JOB_LABELS)
+        _drop(cleaned["metadata"], "labels", _JOB_LABELS)
+
+
+def _templated(cleaned: Object) -> None:
+    for template in (cleaned["spec"].get("template"), *cleaned["spec"].get("volumeClaimTemplates", ())):
+        if template and template.get("metadata"):
+            template["metadata"].pop("creationTimestamp", None)
+    for claim in cleaned["spec"].get("volumeClaimTemplates", ()):
+        claim.pop("status", None)
+
+
+_SPECIAL = {
+    "Secret": _secret,
+    "ServiceAccount": _service_account,
+    "Service": _service,
+    "PersistentVolume": _volume,
+    "Namespace": _namespace,
+    "Pod": _pod,
+    "Job": _job,
+    "StatefulSet": _templated,
+    "Deployment": _templated,
+    "DaemonSet": _templated,
+    "ReplicaSet": _templated,
+    "ReplicationController": _templated,
+}

@@ -1,0 +1,212 @@
+"""What a Kubernetes object is to a backup: its form for a restore, its place in the order, whether it is asked for."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from gxbackup.cluster_objects.cleaning import clean, is_built_in, is_left_out
+from gxbackup.cluster_objects.differences import changed_paths
+from gxbackup.cluster_objects.naming import Choice, Kind, is_matched, ordered
+from gxbackup.errors import RestoreRefusedError
+
+
+def made(
+    kind: str, name: str = "one", namespace: str | None = "fabric", api: str = "v1", **fields: Any
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": name, **({"namespace": namespace} if namespace else {})}
+    metadata.update(fields.pop("metadata", {}))
+    return {"apiVersion": api, "kind": kind, "metadata": metadata, **fields}
+
+
+def test_what_belongs_to_one_life_of_an_object_is_not_applied_again() -> None:
+    lived = made(
+        "ConfigMap",
+        metadata={
+            "uid": "u", "resourceVersion": "7", "managedFields": [{}], "creationTimestamp": "t", "selfLink": "/x",
+            "generation": 3, "ownerReferences": [{"uid": "gone"}], "labels": {"app": "x"}, "finalizers": ["mine"],
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "mine": "kept"},
+        },
+        data={"a": "b"}, status={"x": 1},
+    )  # fmt: skip
+    before = copy.deepcopy(lived)
+
+    cleaned = clean(lived)
+
+    assert cleaned == made(
+        "ConfigMap", data={"a": "b"},
+        metadata={"labels": {"app": "x"}, "finalizers": ["mine"], "annotations": {"mine": "kept"}},
+    )  # fmt: skip
+    assert lived == before
+
+
+def test_an_annotation_that_was_the_only_one_leaves_no_empty_map() -> None:
+    cleaned = clean(made("ConfigMap", metadata={"annotations": {"deployment.kubernetes.io/revision": "2"}}))
+
+    assert cleaned == made("ConfigMap")
+
+
+def test_a_service_gets_a_new_address_unless_it_is_headless() -> None:
+    cluster = clean(made("Service", spec={"clusterIP": "10.1.2.3", "clusterIPs": ["10.1.2.3"], "ports": [1]}))
+    headless = clean(made("Service", spec={"clusterIP": "None", "clusterIPs": ["None"]}))
+
+    assert cluster == made("Service", spec={"ports": [1]})
+    assert headless == made("Service", spec={"clusterIP": "None", "clusterIPs": ["None"]})
+
+
+def test_a_volume_names_its_claim_without_the_claims_former_uid() -> None:
+    claim = {"namespace": "fabric", "name": "data", "uid": "u", "resourceVersion": "1"}
+    cleaned = clean(made("PersistentVolume", namespace=None, spec={"claimRef": claim, "hostPath": {"path": "/x"}}))
+
+    assert cleaned is not None
+    assert cleaned["spec"] == {"claimRef": {"namespace": "fabric", "name": "data"}, "hostPath": {"path": "/x"}}
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        made("Secret", "backend-token-x4k2p", type="kubernetes.io/service-account-token"),
+        made("ConfigMap", "kube-root-ca.crt"),
+        made("Node", namespace=None),
+        made("ConfigMap", metadata={"deletionTimestamp": "2026-11-22T02:00:00Z"}),
+        made("Endpoints", metadata={"annotations": {"control-plane.alpha.kubernetes.io/leader": "{}"}}),
+    ],
+    ids=["token", "root-ca", "node", "being-deleted", "leader-election"],
+)
+def test_what_the_cluster_makes_itself_has_no_form_for_a_restore(theirs: dict[str, Any]) -> None:
+    assert clean(theirs) is None
+
+
+def test_a_token_secret_made_by_hand_is_filled_by_its_new_cluster() -> None:
+    cleaned = clean(made("Secret", "deployer", type="kubernetes.io/service-account-token", data={"token": "old"},
+                         metadata={"annotations": {"kubernetes.io/service-account.name": "deployer",
+                                                   "kubernetes.io/service-account.uid": "old"}}))  # fmt: skip
+
+    assert cleaned == made("Secret", "deployer", type="kubernetes.io/service-account-token",
+                           metadata={"annotations": {"kubernetes.io/service-account.name": "deployer"}})  # fmt: skip
+
+
+def test_a_service_account_forgets_its_generated_tokens_only() -> None:
+    cleaned = clean(made("ServiceAccount", secrets=[{"name": "one-token-abc12"}, {"name": "pull"}]))
+
+    assert cleaned == made("ServiceAccount", secrets=[{"name": "pull"}])
+
+
+def test_a_bare_pod_is_bound_to_no_node_and_no_token() -> None:
+    token = {"name": "default-token-abc12", "secret": {}}
+    pod = made("Pod", spec={
+        "nodeName": "n1", "serviceAccountName": "default", "serviceAccount": "default",
+        "volumes": [token, {"name": "d"}],
+        "containers": [{"name": "c", "volumeMounts": [{"name": "default-token-abc12", "mountPath": "/var/run"}]}],
+    })  # fmt: skip
+
+    cleaned = clean(pod)
+
+    assert cleaned is not None
+    assert cleaned["spec"] == {
+        "serviceAccountName": "default", "volumes": [{"name": "d"}], "containers": [{"name": "c"}],
+    }  # fmt: skip
+
+
+def test_a_job_gets_a_selector_of_its_own() -> None:
+    labels = {"controller-uid": "u", "job-name": "one", "app": "x"}
+    job = made("Job", api="batch/v1", metadata={"labels": dict(labels)},
+               spec={"selector": {"matchLabels": labels},
+                     "template": {"metadata": {"labels": dict(labels)}}})  # fmt: skip
+
+    cleaned = clean(job)
+
+    assert cleaned == made("Job", api="batch/v1", metadata={"labels": {"app": "x"}},
+                           spec={"template": {"metadata": {"labels": {"app": "x"}}}})  # fmt: skip
+
+
+def test_only_what_a_controller_makes_from_another_object_is_left_out_of_a_backup() -> None:
+    owned = {"ownerReferences": [{"kind": "X"}]}
+    selecting = {("fabric", "peer")}
+
+    assert is_left_out(made("Pod", metadata=owned), set())
+    assert not is_left_out(made("Pod"), set())
+    assert is_left_out(made("Endpoints", "peer"), selecting)
+    assert not is_left_out(made("Endpoints", "outside-database"), selecting)
+    assert is_left_out(
+        made("EndpointSlice", metadata={"labels": {"endpointslice.kubernetes.io/managed-by": "c"}}), set()
+    )
+    assert not is_left_out(made("EndpointSlice"), set())
+    assert not is_left_out(made("Secret", metadata=owned), set())
+
+
+def test_what_a_fresh_cluster_brings_itself_is_known() -> None:
+    rbac = {"labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}}
+    by_server = {"managedFields": [{"manager": "api-priority-and-fairness-config-producer-v1"}]}
+
+    assert is_built_in(made("ClusterRole", "admin", None, metadata=rbac))
+    assert is_built_in(made("FlowSchema", "exempt", None, metadata=by_server))
+    assert is_built_in(made("Service", "kubernetes", "default"))
+    assert is_built_in(made("Namespace", "kube-system", None))
+    assert not is_built_in(made("FlowSchema", "ours", None, metadata={"managedFields": [{"manager": "kubectl"}]}))
+    assert not is_built_in(made("ServiceAccount", "default", "fabric"))
+
+
+def test_every_kind_comes_after_what_it_needs() -> None:
+    def kind(name: str, api: str = "v1") -> Kind:
+        return Kind(api_version=api, kind=name, plural=name.lower(), namespaced=True, verbs=("list",))
+
+    names = ["ValidatingWebhookConfiguration", "Ingress", "StatefulSet", "Service", "FabricChannel", "Secret",
+             "RoleBinding", "Role", "ServiceAccount", "PersistentVolumeClaim", "PersistentVolume", "StorageClass",
+             "Namespace", "CustomResourceDefinition"]  # fmt: skip
+
+    assert [one.kind for one in ordered(kind(name) for name in names)] == names[::-1]
+
+
+def test_a_kind_is_skipped_by_its_group_too() -> None:
+    patterns = ["Event", "*.*metrics.k8s.io", "lease.coordination.k8s.io"]
+
+    assert is_matched("Event", patterns)
+    assert not is_matched("Event.gx.example", patterns)
+    assert is_matched("PodMetrics.metrics.k8s.io", patterns)
+    assert is_matched("Lease.coordination.k8s.io", patterns)
+
+
+def test_a_choice_takes_namespaces_kinds_and_names_together() -> None:
+    choice = Choice({"namespaces": ["fabric"], "kinds": ["secret", "Deployment.apps"], "names": []})
+
+    assert choice.takes(made("Secret"), False)
+    assert choice.takes(made("Deployment", api="apps/v1"), False)
+    assert not choice.takes(made("Secret", namespace="backend"), False)
+    assert not choice.takes(made("ConfigMap"), False)
+    choice.require_all_matched()
+
+
+def test_a_namespace_brings_itself_and_the_volumes_of_its_claims() -> None:
+    choice = Choice({"namespaces": ["fabric"]})
+    volume = {"claimRef": {"namespace": "fabric", "name": "data"}}
+
+    assert choice.takes(made("Namespace", "fabric", None), False)
+    assert choice.takes(made("PersistentVolume", namespace=None, spec=volume), False)
+    assert not choice.takes(made("PersistentVolume", namespace=None, spec={}), False)
+
+
+def test_system_namespaces_and_built_in_objects_are_taken_only_where_they_are_named() -> None:
+    assert not Choice({}).takes(made("Secret", namespace="kube-system"), False)
+    assert Choice({"namespaces": ["kube-system"]}).takes(made("Secret", namespace="kube-system"), False)
+    assert not Choice({"kinds": ["ClusterRole"]}).takes(made("ClusterRole", "admin", None), True)
+    assert Choice({"names": ["admin"]}).takes(made("ClusterRole", "admin", None), True)
+
+
+def test_a_word_that_names_nothing_is_refused() -> None:
+    choice = Choice({"kinds": ["Secret"], "names": ["fabric/one", "twoo"]})
+    choice.takes(made("Secret"), False)
+
+    with pytest.raises(RestoreRefusedError, match="holds none for names=twoo"):
+        choice.require_all_matched()
+
+
+def test_a_difference_is_told_by_its_path_and_never_by_its_value() -> None:
+    live = made("Secret", data={"password": "b2xk", "user": "YQ=="}, metadata={"resourceVersion": "1"}, status={"x": 1})
+    wanted = made("Secret", data={"password": "bmV3", "user": "YQ=="}, metadata={"resourceVersion": "2"})
+
+    assert changed_paths(live, wanted) == ["data.password"]
+    assert changed_paths({**live, "items": [1, {"a": 1}]}, {**live, "items": [1, {"a": 2}]}) == ["items[1].a"]
+    assert changed_paths({**live, "items": [1]}, {**live, "items": [1, 2]}) == ["items"]
