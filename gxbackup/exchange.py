@@ -32,6 +32,26 @@ _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def check(target: Path, needed_bytes: int = 0) -> None:
+    """
+    Say before anything is done whether a tree could take a target's place; nothing is touched.
+
+    Raises: RestoreRefusedError as `prepare` would.
+    """
+    require_room(_resolved(target), needed_bytes)
+
+
+def require_room(place: Path, needed_bytes: int) -> None:
+    """Raise RestoreRefusedError unless the disk of a place has this much room, and some to spare."""
+    there = next(folder for folder in (place, *place.parents) if folder.is_dir())
+    free_bytes = shutil.disk_usage(there).free
+    if free_bytes < needed_bytes + SPARE_BYTES:
+        raise RestoreRefusedError(
+            f"{place}: needs {needed_bytes} bytes and {SPARE_BYTES} to spare beside it, seen {free_bytes} free",
+            "older safety copies (.NAME.before-…) beside the target may be in the way",
+        )
+
+
 @contextmanager
 def prepare(target: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """
@@ -46,12 +66,7 @@ def prepare(target: Path, needed_bytes: int = 0) -> Iterator[Path]:
     real = _resolved(target)
     with locked(str(real), "restore", f"restore of {real}"):
         _sweep(real)
-        free_bytes = shutil.disk_usage(real.parent).free
-        if free_bytes < needed_bytes + SPARE_BYTES:
-            raise RestoreRefusedError(
-                f"{real}: needs {needed_bytes} bytes and {SPARE_BYTES} to spare beside it, seen {free_bytes} free",
-                "older safety copies (.NAME.before-…) beside the target may be in the way",
-            )
+        require_room(real, needed_bytes)
         work = _make_work(real)
         try:
             yield work / _TREE

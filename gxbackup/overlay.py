@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from gxbackup import placing
+from gxbackup import mounts, placing
 from gxbackup.errors import IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.locks import locked
 from gxbackup.safety import SafetyCopy
@@ -72,9 +72,12 @@ def plan(
     `only` names paths (and what lies below) relative to the root; none: all. `without` names those that are left to
     another backup, which holds them too.
 
-    Raises: RestoreRefusedError where `only` names what the backup lacks, or where a folder of the backup meets
-    something else on the host (or the other way round), which would have to be deleted.
+    Raises: RestoreRefusedError where the root is no directory, `only` names what the backup lacks, a folder of the
+    backup meets something else on the host (or the other way round), which would have to be deleted, or a file to
+    replace is a mount point.
     """
+    if not root.is_dir():
+        raise RestoreRefusedError(f"{root}: expected a directory to put files back over, seen none")
     wanted = tuple(_selector(path) for path in only)
     if absent := [path for path in wanted if not os.path.lexists(prepared / path)]:
         raise RestoreRefusedError(f"only {', '.join(absent)}: not in this backup")
@@ -95,6 +98,7 @@ def plan(
     for group in _link_groups(prepared, actions):
         if any(actions[path] for path in group) or len({(root / path).lstat().st_ino for path in group}) > 1:
             actions.update({path: actions[path] or "replace" for path in group})
+    _refuse_mount_points(root, actions)
     return OverlayPlan(
         prepared=prepared,
         root=root,
@@ -107,18 +111,20 @@ def plan(
     )
 
 
-def apply(planned: OverlayPlan, safety_dir: Path) -> Path:
+def apply(planned: OverlayPlan, safety_dir: Path, restore: str = "") -> Path:
     """
     Do what of the plan is still to do, prove it, and return the folder of the safety copy that `put_back` takes.
 
-    On failure all that was touched is as it was before; after a kill, `recover` does that.
+    On failure all that was touched is as it was before; after a kill, `recover` does that. Several overlays of one
+    named `restore` stay open until `finish`: a kill before that has all of them put back.
 
     Raises: RestoreRefusedError where the host changed since the plan, a killed overlay was not recovered, or the safety
     copy cannot be made: nothing was touched. RestoreError, IntegrityError: it was, and was put back.
     """
     root = planned.root
     with locked(str(root), "restore", f"restore over {root}"):
-        if left := SafetyCopy.unfinished(safety_dir, root):
+        left = [copy for copy in SafetyCopy.unfinished(safety_dir, root) if not restore or copy.restore != restore]
+        if left:
             raise RestoreRefusedError(f"{root}: a restore over it was killed: recover it first from {left[0].folder}")
         changes = _again(planned).changes
         # Another overlay of the same restore may have made a change, or a folder for it, since.
@@ -134,6 +140,7 @@ def apply(planned: OverlayPlan, safety_dir: Path) -> Path:
             root,
             overwritten=[change.path for change in changes if change.action != "create"],
             created=[change.path for change in changes if change.action == "create"],
+            restore=restore,
         )
         try:
             merged = {change.path for change in changes if change.action == "merge"}
@@ -148,8 +155,15 @@ def apply(planned: OverlayPlan, safety_dir: Path) -> Path:
                     f"{root}: cannot be restored: {error.strerror}: {error.filename}", "all is as it was before"
                 ) from None
             raise
-        copy.close()
+        if not restore:
+            copy.close()
     return copy.folder
+
+
+def finish(safety_copies: Sequence[Path]) -> None:
+    """Note that all overlays of one restore ended well; as long as one of them is not noted, all would be put back."""
+    for folder in safety_copies:
+        SafetyCopy.of(folder).close()
 
 
 def put_back(safety_copy: Path) -> None:
@@ -164,9 +178,15 @@ def put_back(safety_copy: Path) -> None:
 
 
 def recover(root: Path, safety_dir: Path) -> list[Path]:
-    """Put back every `apply` over this root that was killed, the newest first; return their safety copies."""
+    """
+    Put back every `apply` over this root that was killed, with the others of its restore, the newest first.
+
+    Returns their safety copies.
+    """
     with locked(str(root), "restore", f"recovery of {root}"):
         unfinished = SafetyCopy.unfinished(safety_dir, root)
+        for copy in unfinished:  # first, so that a recovery that is killed too goes on with all of them
+            copy.reopen()
         for copy in unfinished:
             copy.put_back()
     return [copy.folder for copy in unfinished]
@@ -193,6 +213,16 @@ def _action(source: Path, destination: Path) -> Action | None:
     if placing.alike(source, destination):
         return None
     return "attributes" if stat.S_ISDIR(here) else "replace"
+
+
+def _refuse_mount_points(root: Path, actions: dict[str, Action | None]) -> None:
+    points = mounts.points()
+    for path, action in actions.items():
+        if action in ("replace", "merge") and root / path in points:
+            raise RestoreRefusedError(
+                f"{_shown(str(root / path))}: is a mount point, which no file can take the place of",
+                "unmount it first, or leave it out with `only`",
+            )
 
 
 def _holds_keys(path: Path) -> bool:

@@ -32,7 +32,11 @@ _STATES = ("open", "done", "undone")
 
 @dataclass(frozen=True)
 class SafetyCopy:
-    """What one overlay overwrites and creates, noted on disk before it begins."""
+    """
+    What one overlay overwrites and creates, noted on disk before it begins.
+
+    Overlays of one `restore` are undone together: as long as one of them is open, none of them has ended.
+    """
 
     folder: Path
     root: Path
@@ -40,15 +44,18 @@ class SafetyCopy:
     created: tuple[str, ...]
     temporary: str  # file name of a copy that grows beside its place
     evidence: Evidence
+    restore: str = ""
 
     @classmethod
-    def take(cls, safety_dir: Path, root: Path, overwritten: list[str], created: list[str]) -> SafetyCopy:
+    def take(
+        cls, safety_dir: Path, root: Path, overwritten: list[str], created: list[str], restore: str = ""
+    ) -> SafetyCopy:
         """
         Copy what will be overwritten, and note what will be created; both are on disk when this returns.
 
         Raises: RestoreRefusedError where it cannot be copied whole, or the directory is open to others.
         """
-        _require_private(safety_dir)
+        require_private(safety_dir)
         folder = safety_dir / f"overlay-{clock.now():%Y%m%dT%H%M%S.%fZ}"
         folder.mkdir(mode=0o700)
         copy = cls(
@@ -58,6 +65,7 @@ class SafetyCopy:
             created=tuple(created),
             temporary=f".gx-restore-{secrets.token_hex(4)}",
             evidence=_copied(root, overwritten, folder / _COPY),
+            restore=restore,
         )
         copy._write("open")
         return copy
@@ -79,13 +87,29 @@ class SafetyCopy:
             created=tuple(noted["created"]),
             temporary=noted["temporary"],
             evidence=noted["evidence"],
+            restore=noted.get("restore", ""),
         )
 
     @classmethod
     def unfinished(cls, safety_dir: Path, root: Path) -> list[SafetyCopy]:
-        """Return the safety copies of overlays over a root that neither ended nor were put back, the newest first."""
-        found = [cls.of(note.parent) for note in sorted(safety_dir.glob("overlay-*/journal.open.json"), reverse=True)]
+        """
+        Return the safety copies of overlays over a root that neither ended nor were put back, the newest first.
+
+        With each of them come those of the same restore that were noted as ended: it ends whole or not at all.
+        """
+        left = cls._noted(safety_dir, root, "open")
+        restores = {copy.restore for copy in left if copy.restore}
+        left += [copy for copy in cls._noted(safety_dir, root, "done") if copy.restore in restores]
+        return sorted(left, key=lambda copy: copy.folder.name, reverse=True)
+
+    @classmethod
+    def _noted(cls, safety_dir: Path, root: Path, state: str) -> list[SafetyCopy]:
+        found = [cls.of(note.parent) for note in safety_dir.glob(f"overlay-*/journal.{state}.json")]
         return [copy for copy in found if copy.root == root]
+
+    def reopen(self) -> None:
+        """Note that the overlay is to be put back, whatever was noted before."""
+        self._write("open")
 
     def close(self) -> None:
         """Note that the overlay ended well; the copy stays for `put_back`."""
@@ -139,6 +163,7 @@ class SafetyCopy:
             "created": self.created,
             "temporary": self.temporary,
             "evidence": self.evidence,
+            "restore": self.restore,
         }
         note = self.folder / f"journal.{state}.json"
         others = [self.folder / f"journal.{other}.json" for other in _STATES if other != state]
@@ -153,7 +178,8 @@ class SafetyCopy:
         _sync(self.folder.parent)
 
 
-def _require_private(safety_dir: Path) -> None:
+def require_private(safety_dir: Path) -> None:
+    """Make the directory of safety copies; RestoreRefusedError where it is not ours alone."""
     safety_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     seen = safety_dir.lstat()
     if not stat.S_ISDIR(seen.st_mode) or seen.st_mode & 0o077 or seen.st_uid != os.geteuid():

@@ -58,9 +58,14 @@ def plan_overlay(
 
 
 @task(task_run_name="overlay {data_type}", **ONCE)
-def apply_overlay(data_type: str, planned: OverlayPlan, safety_dir: Path) -> Path:  # noqa: ARG001 - data_type names the task run
+def apply_overlay(
+    data_type: str,  # noqa: ARG001 - it names the task run
+    planned: OverlayPlan,
+    safety_dir: Path,
+    restore: str,
+) -> Path:
     """Copy what will be overwritten to safety, put the files back one by one, prove them; undone on failure."""
-    return overlay.apply(planned, safety_dir)
+    return overlay.apply(planned, safety_dir, restore)
 
 
 @task(task_run_name="recover {root}", **ONCE)

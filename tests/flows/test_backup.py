@@ -125,6 +125,26 @@ def test_large_artifacts_are_stored_in_parts(place: Place) -> None:
     assert len(parts) > 2
 
 
+def test_a_sealed_file_that_is_proven_on_the_remote_makes_room_for_the_next(
+    place: Place, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import recipes
+
+    place.remote = small_disk  # another filesystem: what is sent there is copied
+    place.create()
+    collect, seen = recipes.collect, {}
+
+    def look(server: str, data_type: str) -> Any:
+        seen[data_type] = [file.name for file in place.staging.rglob("*.age*")]
+        return collect(server, data_type)
+
+    monkeypatch.setattr(recipes, "collect", look)
+
+    backup_vps1()
+
+    assert seen == {"website": [], "system-config": []}
+
+
 def test_the_second_run_at_once_ends_at_once_and_nothing_is_mixed(place: Place) -> None:
     backup_vps1()
     before = place.files()

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from estate import await_condition
 from site_tree import describe
 
 from flows.backup_vps1 import backup_vps1
@@ -16,7 +20,10 @@ from flows.list_snapshots import list_snapshots
 from flows.prune_snapshots import prune_snapshots
 from flows.restore_host_config import restore_host_config
 from flows.restore_website import restore_website
+from gxbackup import locks
 from gxbackup.errors import BackupError, IntegrityError, RestoreRefusedError, SealingError, SetupError
+from gxbackup.locks import locked
+from tasks import approval
 from tests.flows.conftest import Place
 
 
@@ -80,6 +87,55 @@ def test_an_unchanged_site_with_hard_links_shows_no_change_in_plan_and_in_place(
 
     assert caplog.text.count("- 0 added\n- 0 changed\n- 0 removed") >= 2
     assert "changed: " not in caplog.text
+
+
+def test_plan_refuses_what_in_place_would_refuse(place: Place, tmp_path: Path) -> None:
+    backup_vps1()
+    (place.site / "uploads").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place.site / "uploads"], check=True)
+    try:
+        for mode in ("plan", "in-place"):
+            with pytest.raises(RestoreRefusedError, match="has mount points inside"):
+                restore(mode=mode, approve=True)
+    finally:
+        subprocess.run(["umount", place.site / "uploads"], check=True)
+    with pytest.raises(RestoreRefusedError, match="expected a folder to put it in"):
+        restore(target=str(tmp_path / "no-such" / "site"))
+
+
+def test_an_approved_restore_waits_for_the_end_of_a_running_backup(
+    place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup_vps1()
+    (place.site / "index.html").write_text("hacked")
+    backup = ExitStack()
+    backup.enter_context(locked(str(place.remote), "vps1", "backup of vps1"))
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_TRIES", 0.05)
+    threading.Thread(target=lambda: (until(lambda: "waiting up to 30 min" in caplog.text), backup.close())).start()
+
+    restore(mode="in-place", approve=True)
+
+    assert "vps1: waiting up to 30 min for another run's end: backup of vps1" in caplog.text
+    assert (place.site / "index.html").read_text() != "hacked"
+
+
+def until(ready: Callable[[], bool]) -> None:
+    await_condition("the restore to wait", ready, 120)
+
+
+def test_a_restore_that_nobody_approves_in_time_says_so_and_touches_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup_vps1()
+    (place.site / "index.html").write_text("hacked")
+    monkeypatch.setattr(approval, "_WAIT_SECONDS", 1)
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "of-this-test")
+
+    with pytest.raises(RestoreRefusedError, match="not approved: expected an answer within .* h, seen none"):
+        restore(mode="in-place")
+
+    assert (place.site / "index.html").read_text() == "hacked"
+    assert beside(place) == []
 
 
 def test_scratch_unpacks_into_a_new_folder_and_compares(place: Place, tmp_path: Path) -> None:

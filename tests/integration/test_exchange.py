@@ -18,7 +18,7 @@ from site_tree import describe
 
 from gxbackup import trees
 from gxbackup.errors import IntegrityError, LockedError, RestoreError, RestoreRefusedError
-from gxbackup.exchange import exchange, prepare, put_back
+from gxbackup.exchange import check, exchange, prepare, put_back
 from gxbackup.model import Evidence
 from gxbackup.tarstream import TarScanner
 
@@ -148,32 +148,38 @@ def test_two_restores_of_one_target_do_not_meet(target: Path) -> None:
         pass
 
 
+def require_refused(target: Path, why: str, needed_bytes: int = 0) -> None:
+    """A plan tells what the restore itself would say."""
+    with pytest.raises(RestoreRefusedError, match=why):
+        check(target, needed_bytes)
+    with pytest.raises(RestoreRefusedError, match=why), prepare(target, needed_bytes):
+        pytest.fail("prepared")
+
+
 def test_a_mount_point_is_refused_before_anything_is_touched(tmp_path: Path, target: Path) -> None:
     with tmpfs(tmp_path / "disk", "1m") as disk:
-        with pytest.raises(RestoreRefusedError, match="is a mount point"), prepare(disk):
-            pass
+        require_refused(disk, "is a mount point")
         assert beside(disk) == []
 
-    inside = "has mount points inside"
-    with tmpfs(target / "uploads", "1m"), pytest.raises(RestoreRefusedError, match=inside), prepare(target):
-        pass
+    with tmpfs(target / "uploads", "1m"):
+        require_refused(target, "has mount points inside")
     assert beside(target) == []
 
 
 def test_a_target_without_room_beside_it_is_refused_with_the_figures(target: Path) -> None:
-    figures = r"needs 1099511627776000 bytes .* seen \d+ free"
-    with pytest.raises(RestoreRefusedError, match=figures), prepare(target, needed_bytes=1000 * 1024**4):
-        pass
+    require_refused(target, r"needs 1099511627776000 bytes .* seen \d+ free", needed_bytes=1000 * 1024**4)
 
     assert beside(target) == []
 
 
-@pytest.mark.parametrize("name", ["file", "absent/site", "/"])
-def test_a_place_that_no_tree_can_take_is_refused(target: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("file", "expected a directory"), ("absent/site", "expected a folder to put it in"), ("/", "is a mount point")],
+)
+def test_a_place_that_no_tree_can_take_is_refused(target: Path, name: str, why: str) -> None:
     (target.parent / "file").write_text("x")
 
-    with pytest.raises(RestoreRefusedError), prepare(target.parent / name):
-        pass
+    require_refused(target.parent / name, why)
 
 
 def test_a_disk_that_fills_up_leaves_the_target_as_it_was(tmp_path: Path) -> None:

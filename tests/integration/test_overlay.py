@@ -16,6 +16,7 @@ from gxbackup import overlay
 from gxbackup.errors import IntegrityError, LockedError, RestoreError, RestoreRefusedError
 from gxbackup.locks import locked
 from gxbackup.overlay import Change, apply, plan, put_back, recover
+from gxbackup.safety import SafetyCopy
 
 OLD_KEY = "ssh-ed25519 AAAAold operator@old\n"
 NEW_KEY = "ssh-ed25519 AAAAnew operator@new\n"
@@ -446,6 +447,95 @@ def test_a_restore_killed_at_any_step_is_put_back_by_recover(
 
     assert recovered > 10
     assert plan(prepared, live).changes == ()
+
+
+# A restore of two overlays, killed (-9) before its n-th step; the last steps note that it ended.
+KILLED_BETWEEN = """
+    import os, signal, sys
+    from pathlib import Path
+    from gxbackup import overlay, placing, safety
+
+    first, second, root, safety_dir, last = *map(Path, sys.argv[1:5]), int(sys.argv[5])
+    plans = [overlay.plan(first, root), overlay.plan(second, root)]
+    steps = 0
+
+    def step(event, arguments):
+        global steps
+        if event == "os.rename":
+            if steps == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            steps += 1
+
+    sys.addaudithook(step)
+    overlay.finish([overlay.apply(planned, safety_dir, "one restore") for planned in plans])
+    print("done")
+"""
+
+
+def test_a_restore_of_two_backups_killed_at_any_step_is_put_back_whole(
+    tmp_path: Path, root: Path, prepared: Path, safety_dir: Path
+) -> None:
+    write(tmp_path / "k3s/etc/rancher/config", "then")
+    before = without_folder_times(root)
+    child = [sys.executable, "-c", textwrap.dedent(KILLED_BETWEEN), tmp_path / "k3s", prepared]
+    first_alone = last = 0
+
+    while True:
+        live = tmp_path / f"live-{last}"
+        subprocess.run(["cp", "--archive", root, live], check=True)
+        done = subprocess.run([*child, live, safety_dir, str(last)], capture_output=True, text=True, check=False)
+        if done.stdout == "done\n":
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+
+        first_alone += (live / "etc/rancher/config").exists()
+        recover(live, safety_dir)
+
+        assert without_folder_times(live) == before
+        last += 1
+
+    assert first_alone > 5
+    assert recover(live, safety_dir) == []
+    assert (live / "etc/rancher/config").read_text() == "then"
+    assert (live / "root/.ssh/id_ed25519").exists()
+
+
+def test_a_recovery_that_is_killed_after_the_first_of_two_goes_on_with_the_other(
+    tmp_path: Path, root: Path, prepared: Path, safety_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "k3s/etc/rancher/config", "then")
+    before = without_folder_times(root)
+    first = apply(plan(tmp_path / "k3s", root), safety_dir, "one restore")
+    apply(plan(prepared, root), safety_dir, "one restore")
+    overlay.finish([first])
+    put_back_one = SafetyCopy.put_back
+
+    def cut(copy: SafetyCopy) -> None:
+        put_back_one(copy)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SafetyCopy, "put_back", cut)
+    with pytest.raises(KeyboardInterrupt):
+        recover(root, safety_dir)
+    monkeypatch.undo()
+
+    recover(root, safety_dir)
+    assert without_folder_times(root) == before
+
+
+def test_a_file_that_is_a_mount_point_is_told_in_the_plan(root: Path, prepared: Path) -> None:
+    place = root / "etc/nginx/nginx.conf"
+    subprocess.run(["mount", "--bind", root / "etc/same", place], check=True)
+    try:
+        with pytest.raises(RestoreRefusedError, match="nginx.conf: is a mount point"):
+            plan(prepared, root)
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_root_that_is_not_there_is_told_in_the_plan(tmp_path: Path, prepared: Path) -> None:
+    with pytest.raises(RestoreRefusedError, match="expected a directory to put files back over"):
+        plan(prepared, tmp_path / "no-such")
 
 
 def test_a_killed_restore_must_be_recovered_before_the_next(root: Path, prepared: Path, safety_dir: Path) -> None:
