@@ -20,6 +20,7 @@ from gxbackup import freshness, layout, signing
 from gxbackup.adapters.rclone import Remote
 from gxbackup.errors import IntegrityError
 from gxbackup.inventory import Inventory
+from gxbackup.manifest_cache import ManifestCache
 from gxbackup.model import Catalog, HeldSnapshot, Leftover, Manifest, Rejected
 
 MANIFEST_LIMIT_BYTES = 64 * 1024**2
@@ -29,16 +30,19 @@ def load(remote: Remote, inventory: Inventory, server: str, scratch: Path) -> Ca
     """
     List one server's folder on the remote and judge every snapshot in it.
 
-    `scratch` is a private directory for the downloaded manifests; they are removed again. A snapshot whose manifest
-    is unsigned, edited, unreadable or of another server is listed under `rejected` with why.
+    `scratch` is a private directory for the downloaded manifests; they are removed again. Where the remote lists
+    hashes, those that this host has read before are not fetched again. A snapshot whose manifest is unsigned, edited,
+    unreadable or of another server is listed under `rejected` with why.
 
     Raises: RemoteError where the listing is not complete: a catalog is whole or there is none.
     """
     remote_dir = inventory.server(server).remote_dir
     signers = inventory.signers_of(server)
     folders: dict[str, dict[str, int]] = defaultdict(dict)
+    hashes: dict[str, str | None] = {}
     strangers: list[str] = []
-    for file in remote.list_files(remote_dir):
+    for file in remote.list_files(remote_dir, hashes=remote.features().keeps_sha256):
+        hashes[file.path] = file.sha256
         snapshot, _, path = file.path.partition("/")
         if path and layout.is_snapshot_id(snapshot):
             folders[snapshot][path] = file.size_bytes
@@ -47,8 +51,9 @@ def load(remote: Remote, inventory: Inventory, server: str, scratch: Path) -> Ca
     held: list[HeldSnapshot] = []
     leftovers: list[Leftover] = []
     rejected: list[Rejected] = []
+    cache = ManifestCache(inventory, server)
     with tempfile.TemporaryDirectory(prefix="manifests-", dir=scratch) as folder:
-        stored = _fetch(remote, remote_dir, folders, Path(folder))
+        stored = _fetch(remote, remote_dir, folders, Path(folder), cache, hashes)
         for snapshot, files in sorted(folders.items()):
             if layout.MANIFEST not in files:
                 leftovers.append(Leftover(snapshot=snapshot, files=files))
@@ -58,6 +63,8 @@ def load(remote: Remote, inventory: Inventory, server: str, scratch: Path) -> Ca
             except IntegrityError as error:
                 rejected.append(Rejected(snapshot=snapshot, reason=error.message, files=files))
                 continue
+            for name in (layout.MANIFEST, layout.SIGNATURE):
+                cache.keep(hashes[f"{snapshot}/{name}"], stored / snapshot / name)
             held.append(
                 HeldSnapshot(
                     server=server, remote_dir=remote_dir, manifest=manifest, manifest_sha256=sha256, files=files
@@ -66,6 +73,7 @@ def load(remote: Remote, inventory: Inventory, server: str, scratch: Path) -> Ca
             named = {layout.MANIFEST, layout.SIGNATURE, layout.RECOVER_PAGE}
             named.update(part.path for artifact in manifest.artifacts for part in artifact.parts)
             strangers.extend(f"{snapshot}/{path}" for path in files if path not in named)
+    cache.forget_others()
     return Catalog(
         server=server,
         remote_dir=remote_dir,
@@ -181,16 +189,30 @@ def discard_unproven(remote: Remote, manifest: Manifest, remote_dir: str) -> Non
             remote.delete_file(f"{folder}/{path}")
 
 
-def _fetch(remote: Remote, remote_dir: str, folders: Mapping[str, Mapping[str, int]], to: Path) -> Path:
-    """Download every manifest and signature in one go, as far as they are of a believable size."""
+def _fetch(
+    remote: Remote,
+    remote_dir: str,
+    folders: Mapping[str, Mapping[str, int]],
+    to: Path,
+    cache: ManifestCache,
+    hashes: Mapping[str, str | None],
+) -> Path:
+    """Get every manifest and signature that is not in the cache in one go, as far as they are of a believable size."""
     names = [
         f"{snapshot}/{name}"
         for snapshot, files in folders.items()
         for name in (layout.MANIFEST, layout.SIGNATURE)
         if files.get(name, MANIFEST_LIMIT_BYTES + 1) <= MANIFEST_LIMIT_BYTES
     ]
-    if names:
-        remote.download(remote_dir, names, to)
+    unseen = []
+    for name in names:
+        if (body := cache.find(hashes[name])) is None:
+            unseen.append(name)
+        else:
+            (to / name).parent.mkdir(exist_ok=True)
+            (to / name).write_bytes(body)
+    if unseen:
+        remote.download(remote_dir, unseen, to)
     return to
 
 
