@@ -39,6 +39,7 @@ class LocalCluster:
         self.volumes = dict(volumes)
         self.not_ready: set[str] = set()
         self.scaled: list[tuple[str, int]] = []
+        self.urls: dict[str, str] = {}
 
     def host(self) -> Host:
         return Host(Containers(), cast(Cluster, self))
@@ -71,6 +72,9 @@ class LocalCluster:
 
     def scale(self, namespace: str, name: str, replicas: int, timeout_seconds: float = 600) -> None:
         self.scaled.append((name, replicas))
+
+    def endpoint(self, namespace: str, service: str, port: int) -> str:
+        return self.urls[service]
 
     def claim_place(
         self, namespace: str, claim: str, image: str, timeout_seconds: float = 300

@@ -1,8 +1,8 @@
 """
 Which copies of CouchDB, peers and orderers belong together.
 
-For every channel: height(CouchDB) <= height(peer) <= height(orderer). A state database ahead of its peer is one that the
-peer cannot open; a peer ahead of its orderers meets other blocks under numbers it already holds, and stops for good.
+For every channel: height(CouchDB) <= height(peer) <= height(orderer). A state database ahead of its peer is one that
+the peer cannot open; a peer ahead of its orderers meets other blocks under numbers that it holds, and stops for good.
 Source: facts B8, B11, B12; Fabric's documents "Upgrading your components".
 """
 

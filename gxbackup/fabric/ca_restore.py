@@ -1,0 +1,262 @@
+"""
+One CA put back: stopped, its home exchanged for the one that was kept, started, and asked whose certificate it shows.
+
+Source: facts B9 (never start a CA on an empty home; the fingerprint before it is started, and as it tells it after).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+from pydantic import JsonValue
+
+from gxbackup import clock
+from gxbackup.adapters.cluster import CLAIM_FOLDER
+from gxbackup.adapters.host import Host
+from gxbackup.adapters.secrets import ACCOUNT_TOKEN, SecretObject, list_secrets, put_secret
+from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
+from gxbackup.fabric.crypto import CryptoInventory
+from gxbackup.sources.base import Opened, Work
+from gxbackup.tar_contents import TarContents
+from gxbackup.tarstream import TarScanner
+from gxbackup.volume_exchange import VolumeExchange
+
+CHUNK_BYTES = 1024**2
+ANSWER_TIMEOUT_SECONDS = 120
+SECONDS_BETWEEN_QUESTIONS = 0.5
+
+
+class CaRestore:
+    """The restore of one CA from its artifact."""
+
+    def __init__(self, host: Host, namespace: str, cainfo_port: int, work: Work, opened: Opened) -> None:
+        self._host = host
+        self._namespace = namespace
+        self._port = cainfo_port
+        self._work = work
+        self._opened = opened
+        self._settings = {key: str(value) for key, value in opened.artifact.settings.items()}
+        self._expected = opened.artifact.evidence.get("ca_sha256")
+        self._ca = self._settings["ca"]
+
+    def preview(self) -> list[str]:
+        """Read all of the artifact, vetted, and say what is exchanged; RestoreRefusedError where it cannot be."""
+        self._read()
+        if not self._settings.get("claim"):
+            raise RestoreRefusedError(
+                f"{self._ca}: {self._settings.get('folder')}: lies on no claim, and is gone with its pod",
+                "rehearse it to scratch, and put it back by hand",
+            )
+        running = self._host.cluster.replicas(self._namespace, self._settings["statefulset"])
+        return [
+            f"{self._ca}: {self._settings['folder']} on claim {self._settings['claim']} is exchanged",
+            f"{self._ca}: its StatefulSet ({running} pods now) stands still meanwhile",
+            f"{self._ca}: certificate {_told(self._expected)}",
+        ]
+
+    def rehearse(self) -> list[str]:
+        """Hold all that was kept against its evidence, and open its database where that is SQLite."""
+        crypto = self._read()
+        told = [f"{self._ca}: {len(crypto.certificates)} certificates, evidence equal"]
+        with tarfile.open(self._opened.file) as tar:
+            databases = [member for member in tar if member.isreg() and member.name.endswith(".db")]
+            return told + [f"{self._ca}: {member.name}: {self._database(tar, member)}" for member in databases]
+
+    def apply(self) -> list[str]:
+        """Stop, exchange, start, ask. On failure the old home is in place again, and the CA is started with it."""
+        self.preview()
+        cluster, name = self._host.cluster, self._settings["statefulset"]
+        replicas = max(1, cluster.replicas(self._namespace, name))
+        cluster.scale(self._namespace, name, 0)
+        try:
+            with self._volume() as volume:
+                volume.prepare(self._opened.artifact.plain_size_bytes)
+                volume.unpack(self._opened.file)
+                before = volume.exchange()
+                self._require_fingerprint(volume)
+            try:
+                cluster.scale(self._namespace, name, replicas)
+                answer = self._ask()
+            except BackupError:
+                cluster.scale(self._namespace, name, 0)
+                with self._volume() as again:
+                    again.before = volume.before
+                    again.put_back()
+                raise
+        except BaseException as error:  # also where the run is cancelled: a CA that stands still helps nobody
+            cluster.scale(self._namespace, name, replicas)
+            if not isinstance(error, BackupError):
+                raise
+            raise RestoreError(f"{self._ca}: as it was, and started again: {error.message}", *error.hints) from error
+        return [f"{self._ca}: restored and started; {answer}; what was there lies in {before} on its claim"]
+
+    @contextmanager
+    def _volume(self) -> Iterator[VolumeExchange]:
+        below = self._settings["folder"].removeprefix(self._settings["mount"]).strip("/")
+        claim, image = self._settings["claim"], self._settings["image"]
+        with self._host.cluster.claim_place(self._namespace, claim, image) as place:
+            place.run(["mkdir", "-p", f"{CLAIM_FOLDER}/{below}"], timeout_seconds=ANSWER_TIMEOUT_SECONDS)
+            yield VolumeExchange(place, f"{CLAIM_FOLDER}/{below}".rstrip("/"))
+
+    def _read(self) -> CryptoInventory:
+        """Read the artifact to its end; raise unless its certificates are those of the evidence."""
+        crypto = CryptoInventory()
+        contents = TarContents(crypto.add)
+        scanner = TarScanner(self._opened.artifact.evidence)
+        contents.start()
+        try:
+            with self._opened.file.open("rb") as tar:
+                while chunk := tar.read(CHUNK_BYTES):
+                    scanner.feed(memoryview(chunk))
+                    contents.feed(memoryview(chunk))
+            contents.finish()
+        finally:
+            contents.close()
+        scanner.finish()
+        seen = crypto.evidence(clock.now())
+        for key in ("certificates", "ca_sha256"):
+            if seen.get(key) != self._opened.artifact.evidence.get(key):
+                raise IntegrityError(f"{self._ca}: {key}: expected as in its evidence, seen others")
+        if faults := crypto.faults():
+            raise RestoreRefusedError(f"{self._ca}: {'; '.join(faults)}", "choose the snapshot before this one")
+        return crypto
+
+    def _database(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+        """Copy a database with its journals into the private area, open it, and say what it holds."""
+        beside = [one for one in tar.getmembers() if one.name in (member.name, f"{member.name}-wal",
+                                                                f"{member.name}-journal")]  # fmt: skip
+        folder = self._work.area / "database"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for one in beside:
+            content = tar.extractfile(one)
+            assert content is not None
+            (folder / Path(one.name).name).write_bytes(content.read())
+        with closing(sqlite3.connect(folder / Path(member.name).name)) as database:
+            answer = database.execute("PRAGMA integrity_check").fetchone()[0]
+            if answer != "ok":
+                raise IntegrityError(f"{self._ca}: {member.name}: expected an intact database, seen: {answer}")
+            tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            counts = {table: database.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]  # noqa: S608
+                      for table in sorted(tables)}  # fmt: skip
+        for file in folder.iterdir():
+            file.unlink()
+        return ", ".join(f"{count} {table}" for table, count in counts.items())
+
+    def _require_fingerprint(self, volume: VolumeExchange) -> None:
+        """Raise unless the certificate on the volume is the one that was kept; the old home is put back then."""
+        try:
+            found = volume.place.run(
+                ["sh", "-c", 'find "$1" -name ".gxbackup-*" -prune -o -name ca-cert.pem -exec cat {} +', "sh",
+                 volume.folder], timeout_seconds=ANSWER_TIMEOUT_SECONDS,
+            )  # fmt: skip
+            self._require(_fingerprints(found.stdout), "on its volume")
+        except BackupError:
+            volume.put_back()
+            raise
+
+    def _require(self, seen: set[str], where: str) -> None:
+        expected = set(self._expected) if isinstance(self._expected, list) else set()
+        if not expected & seen or not expected:
+            raise IntegrityError(
+                f"{self._ca}: expected certificate {_told(self._expected)}, seen {_told([*seen])} {where}"
+            )
+
+    def _ask(self) -> str:
+        if not self._port:
+            return "its certificate is the one that was kept"
+        url = self._host.cluster.endpoint(self._namespace, self._ca, self._port)
+        self._require(served_fingerprints(url, ANSWER_TIMEOUT_SECONDS), "in its answer to /cainfo")
+        return "/cainfo shows the certificate that was kept"
+
+
+class SecretsRestore:
+    """The restore of a namespace's Secrets."""
+
+    def __init__(self, host: Host, work: Work, opened: Opened) -> None:
+        self._host = host
+        self._work = work
+        with opened.file.open(encoding="utf-8") as lines:
+            self._kept = [json.loads(line) for line in lines]
+        if [one["metadata"]["name"] for one in self._kept] != opened.artifact.evidence["secrets"]:
+            raise IntegrityError("Secrets: expected those of the evidence, seen others")
+
+    def preview(self) -> list[str]:
+        """Say which Secrets would be made and which overwritten; none is deleted."""
+        there, wanted = self._there(), self._wanted()
+        told = [f"Secrets: {sum(there.get(n) == s for n, s in wanted.items())} of {len(wanted)} are the same already"]
+        for name, secret in wanted.items():
+            if there.get(name) != secret:
+                told.append(f"{'changed' if name in there else 'added'}: Secret {name}")
+        return told
+
+    def rehearse(self) -> list[str]:
+        """Decode every value."""
+        for secret in self._kept:
+            for value in secret.get("data", {}).values():
+                base64.b64decode(value, validate=True)
+        return [f"Secrets: {len(self._kept)} decoded"]
+
+    def apply(self) -> list[str]:
+        """Make or overwrite those that differ; what is overwritten is kept in the safety folder first."""
+        there, wanted = self._there(), self._wanted()
+        changed = {name: secret for name, secret in wanted.items() if there.get(name) != secret}
+        overwritten = [there[name] for name in changed if name in there]
+        if not changed:
+            return ["Secrets: all are as they were kept"]
+        self._work.safety_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        copy = self._work.safety_dir / f"secrets-before-{clock.now():%Y%m%dT%H%M%S.%fZ}.jsonl"
+        copy.touch(mode=0o600, exist_ok=False)
+        copy.write_text("".join(json.dumps(secret) + "\n" for secret in overwritten), encoding="utf-8")
+        try:
+            for secret in changed.values():
+                put_secret(self._host.cluster, secret)
+        except BackupError:
+            for secret in overwritten:
+                put_secret(self._host.cluster, secret)
+            raise
+        return [f"Secrets: {len(changed)} put back; the {len(overwritten)} that were overwritten lie in {copy}"]
+
+    def _wanted(self) -> dict[str, SecretObject]:
+        only: JsonValue = self._work.options.get("only") or []
+        words = {str(word) for word in only} if isinstance(only, list) else set()
+        named = {str(one["metadata"]["name"]): one for one in self._kept if one.get("type") != ACCOUNT_TOKEN}
+        return {name: one for name, one in named.items() if not words or words & {name, *name.split("-")}}
+
+    def _there(self) -> dict[str, SecretObject]:
+        namespace = str(self._kept[0]["metadata"]["namespace"])
+        return {str(one["metadata"]["name"]): one for one in list_secrets(self._host.cluster, namespace)}
+
+
+def served_fingerprints(url: str, timeout_seconds: float) -> set[str]:
+    """
+    Return the SHA-256 fingerprints in a CA's answer to /cainfo, asked until it answers; over TLS where it wants that.
+
+    Its certificate is not trusted before it is compared: that is what the answer is for.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        for address in (url, url.replace("http://", "https://", 1)):
+            with suppress(httpx.HTTPError, KeyError, ValueError):
+                answer = httpx.get(f"{address}/cainfo", verify=False, timeout=10, trust_env=False)  # noqa: S501
+                return _fingerprints(base64.b64decode(answer.json()["result"]["CAChain"]))
+        if time.monotonic() > deadline:
+            raise RestoreError(f"{url}/cainfo: no CA answers within {timeout_seconds:g} s")
+        time.sleep(SECONDS_BETWEEN_QUESTIONS)
+
+
+def _fingerprints(pem: bytes) -> set[str]:
+    crypto = CryptoInventory()
+    crypto.add("ca-cert.pem", pem)
+    return {one.sha256 for one in crypto.certificates}
+
+
+def _told(fingerprints: JsonValue) -> str:
+    return ", ".join(str(one)[:16] for one in fingerprints) if isinstance(fingerprints, list) else "none"
