@@ -1,0 +1,152 @@
+"""
+The exchange of a stopped Redis's data: prepared beside it by a Redis of our own, proven, and put in by renames.
+
+A running server writes its old dataset over a copied RDB when it stops, and one with an append-only file ignores the
+RDB altogether. So the server is stopped first, and where it appends, our Redis writes that file anew from the RDB.
+What was there stays beside as `before-restore-…`; until the restore is known good its name ends in `.unfinished`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gxbackup import clock
+from gxbackup.errors import CommandError, RestoreError
+from gxbackup.model import Evidence
+from gxbackup.ports import Place
+from gxbackup.redis import rdb
+from gxbackup.redis.server import RedisServer
+from gxbackup.scratch.redis import compare, running_redis
+
+NEW = ".gx-restore-new"
+BEFORE = "before-restore-"
+UNFINISHED = ".unfinished"
+REWRITE_TIMEOUT_SECONDS = 3600
+TRANSFER_TIMEOUT_SECONDS = 3600
+STEP_TIMEOUT_SECONDS = 300
+# The list of what was there is written before the first rename: with it, each later moment can be undone.
+_SWAP = f"""set -eu; cd "$1"; before=$2$3; shift 3
+mkdir "$before"
+: >"$before/.items.new"
+for item in "$@"; do [ ! -e "$item" ] || echo "$item" >>"$before/.items.new"; done
+mv "$before/.items.new" "$before/.items"
+owner=$(stat -c %u:%g .)
+for item in "$@"; do [ ! -e "$item" ] || owner=$(stat -c %u:%g "$item"); done
+for item in "$@"; do [ ! -e "$item" ] || mv "$item" "$before/"; done
+for item in "$@"; do
+    [ ! -e "{NEW}/$item" ] || {{ chown -R "$owner" "{NEW}/$item"; mv "{NEW}/$item" "$item"; }}
+done
+rm -rf "{NEW}"; sync"""
+_PUT_BACK = f"""set -eu; cd "$1"; shift
+rm -rf "{NEW}"
+for before in {BEFORE}*{UNFINISHED}; do
+    [ -d "$before" ] || continue
+    if [ -e "$before/.items" ]; then
+        for item in "$@"; do
+            if grep -qxF "$item" "$before/.items"; then
+                [ ! -e "$before/$item" ] || {{ rm -rf "$item"; mv "$before/$item" "$item"; }}
+            else
+                rm -rf "$item"
+            fi
+        done
+    fi
+    rm -rf "$before"
+    echo "$before"
+done; sync"""
+_PREPARE = f'cd "$1" && rm -rf "{NEW}" && mkdir -m 700 "{NEW}"'
+_KEEP = f"""set -eu; cd "$1"
+for before in {BEFORE}*{UNFINISHED}; do
+    [ -d "$before" ] || continue
+    rm -f "$before/.items"
+    mv "$before" "${{before%{UNFINISHED}}}"
+    echo "${{before%{UNFINISHED}}}"
+done; sync"""
+_ROOM = 'cd "$1" && df -Pk . | tail -n 1'
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """How a server names its files, and whether it appends."""
+
+    rdb: str
+    appends: bool
+    append_folder: str
+    append_file: str
+
+    def items(self) -> list[str]:
+        """Return every name that belongs to the dataset."""
+        return [name for name in (self.rdb, self.append_folder, self.append_file) if name]
+
+
+def prepare(place: Place, folder: str, files: DataFiles, new: Path, evidence: Evidence) -> list[str]:
+    """
+    Lay the new dataset beside the old one and prove it there, served by a Redis of ours that nobody else reaches.
+
+    Raises: RestoreError where there is no room, IntegrityError where the counts differ; the old one is untouched.
+    """
+    size_kib = new.stat().st_size // 1024 * (2 if files.appends else 1)
+    free_kib = int(place.run(["sh", "-c", _ROOM, "sh", folder], timeout_seconds=60).text().split()[-3])
+    if free_kib < size_kib:
+        raise RestoreError(
+            f"{place.name}: {folder}: expected room for {size_kib} KiB beside the old data, seen {free_kib} KiB",
+            f"remove older {BEFORE}… folders there",
+        )
+    _step(place, _PREPARE, folder)
+    target = f"{folder}/{NEW}/{files.rdb}"
+    place.write(["sh", "-c", 'cat >"$1"', "sh", target], new, timeout_seconds=TRANSFER_TIMEOUT_SECONDS)
+    names = {"appendfilename": files.append_file, "appenddirname": files.append_folder}
+    if not files.append_folder:
+        del names["appenddirname"]
+    with running_redis(place, f"{folder}/{NEW}", files.rdb, names) as server:
+        told = compare(evidence, server.keyspace(), _expired(place, target), place.name)
+        if files.appends:
+            _append(server)
+            told.append("its append-only file was written anew from them")
+    return told
+
+
+def exchange(place: Place, folder: str, files: DataFiles) -> None:
+    """Put the prepared dataset in the old one's place; what was there stays beside it, unfinished until `keep`."""
+    name = f"{BEFORE}{clock.now():%Y%m%d_%H%M%S}"
+    _step(place, _SWAP, folder, name, UNFINISHED, *files.items())
+
+
+def put_back(place: Place, folder: str, files: DataFiles) -> list[str]:
+    """Undo an exchange that was not kept, also one that was cut short anywhere; return the copies it put back."""
+    return _step(place, _PUT_BACK, folder, *files.items())
+
+
+def keep(place: Place, folder: str) -> list[str]:
+    """Call the restore good; return where what was there lies from now on."""
+    return _step(place, _KEEP, folder)
+
+
+def is_unfinished(place: Place, folder: str) -> bool:
+    """Tell whether a restore was cut after it began to exchange, and before it was known good."""
+    return bool(_step(place, f'cd "$1"; ls -d {BEFORE}*{UNFINISHED} 2>/dev/null || :', folder))
+
+
+def _append(server: RedisServer) -> None:
+    server.set("appendonly", "yes")
+    deadline = time.monotonic() + REWRITE_TIMEOUT_SECONDS
+    while True:
+        info = server.info()
+        if info["aof_rewrite_in_progress"] == "0" and info["aof_rewrite_scheduled"] == "0":
+            break
+        if time.monotonic() > deadline:
+            raise CommandError(f"{server.place.name}: the append-only file was not written in time")
+        time.sleep(0.05)
+    if info["aof_last_bgrewrite_status"] != "ok" or info["aof_last_write_status"] != "ok":
+        raise RestoreError(f"{server.place.name}: the append-only file could not be written: is the disk full?")
+
+
+def _expired(place: Place, file: str) -> int:
+    """Return how many keys of an RDB may have gone since: those whose time is over by now."""
+    checked = rdb.check(place, file)
+    return checked.expired if checked.keys is not None else 2**62
+
+
+def _step(place: Place, line: str, *words: str) -> list[str]:
+    return place.run(["sh", "-c", line, "sh", *words], timeout_seconds=STEP_TIMEOUT_SECONDS).text().split()

@@ -1,0 +1,102 @@
+"""A real redis-server of one's own on a free port of loopback, started and stopped as a StatefulSet would."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from gxbackup.adapters.places import LocalPlace
+from gxbackup.ports import Place
+from gxbackup.redis.server import RedisServer
+
+PASSWORD_VARIABLE = "REDIS_PASSWORD"
+TIMEOUT_SECONDS = 30
+
+
+class LocalRedis:
+    """It plays the pod: `host()` is what a source sees, and it is a restore's target."""
+
+    name = "local Redis"
+
+    def __init__(self, folder: Path, *settings: str, password: str = "") -> None:
+        self.path = folder
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.settings = list(settings)
+        self.password = password
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.place = LocalPlace(self.name, {PASSWORD_VARIABLE: password})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> str:
+        return str(self.path)
+
+    def host(self) -> Any:
+        """Return a host whose cluster has this one pod."""
+        return SimpleNamespace(cluster=SimpleNamespace(place=lambda *_: self.place))
+
+    def server(self) -> RedisServer:
+        return RedisServer(self.place, PASSWORD_VARIABLE, ("-p", str(self.port)))
+
+    def cli(self, *words: str, text: str | None = None) -> str:
+        argv = ["redis-cli", "-e", "-p", str(self.port), *words]
+        env = {**os.environ, **({"REDISCLI_AUTH": self.password} if self.password else {})}
+        return subprocess.run(argv, input=text, capture_output=True, text=True, check=True, env=env).stdout.strip()
+
+    def fill(self) -> None:
+        """Keys of every type in two databases, some with an end."""
+        pipe = "".join(f"SET key:{number} value-{number}\n" for number in range(1000))
+        pipe += "HSET hash a 1 b 2\nRPUSH list 1 2\nSADD set x y\nZADD zset 1 one\nXADD stream * f v\n"
+        pipe += "SET soon x EX 864000\nSELECT 7\nSET other 1\nSET later y EX 864000\n"
+        self.cli(text=pipe)
+
+    def start(self) -> None:
+        self.spawn()
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not self.answers():
+            assert self._process is not None and self._process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+
+    def spawn(self) -> None:
+        """Start it, and do not wait until it answers."""
+        words = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--logfile", "redis.log"]
+        words += ["--requirepass", self.password] if self.password else []
+        self._process = subprocess.Popen(["redis-server", *words, *self.settings])
+
+    def stop(self) -> None:
+        """Stop it as Kubernetes does: it may save what it holds over its RDB."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(TIMEOUT_SECONDS)
+            self._process = None
+
+    @contextmanager
+    def data(self) -> Iterator[tuple[Place, str]]:
+        assert self._process is None, "its data is reached while it is stopped"
+        yield self.place, self.folder
+
+    def answers(self) -> bool:
+        env = {**os.environ, **({"REDISCLI_AUTH": self.password} if self.password else {})}
+        asked = subprocess.run(
+            ["redis-cli", "-p", str(self.port), "PING"], capture_output=True, text=True, check=False, env=env
+        )
+        return asked.stdout.strip() == "PONG"
+
+    def log(self) -> str:
+        log = self.path / "redis.log"
+        return log.read_text()[-2000:] if log.exists() else "no log"
+
+    def forget(self) -> None:
+        self.stop()
+        shutil.rmtree(self.path, ignore_errors=True)
