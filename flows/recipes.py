@@ -22,6 +22,7 @@ from tasks.collect import collect
 from tasks.commit import commit
 from tasks.compress import compress
 from tasks.download import download
+from tasks.kept_copies import kept_copies_section
 from tasks.outcome import Outcome
 from tasks.pages import backup_page, catalog_page, overlay_in_words, prune_page, restore_page
 from tasks.policy import speak_plainly
@@ -92,7 +93,8 @@ def back_up(server: str, only: list[str] | None = None, rpo_hours: float | None 
             plan = prune(server, area, dry_run=bool(seen.faults))
         except BackupError as error:
             failure = error
-        publish(f"backup-{server}", backup_page(manifest, seen.faults, plan, failure), f"{server} {manifest.snapshot}")
+        page = backup_page(manifest, seen.faults, plan, failure) + kept_copies_section(server)
+        publish(f"backup-{server}", page, f"{server} {manifest.snapshot}")
 
     outcome.require_complete()
     if seen.faults:
@@ -258,7 +260,7 @@ def prune_by_hand(server: str, dry_run: bool, confirm: str | None) -> None:
         staging_area(f"prune-{server}") as area,
     ):
         plan = prune(server, area, dry_run, confirm)
-    tell(f"prune-{server}", prune_page(server, plan, dry_run))
+    tell(f"prune-{server}", prune_page(server, plan, dry_run) + kept_copies_section(server))
 
 
 def _locked_by_restore(server: str, what: str) -> AbstractContextManager[None]:

@@ -63,6 +63,23 @@ def test_what_was_there_stays_beside_the_restored_tree(place: Place) -> None:
     assert describe(place.site.parent / kept) == harmed
 
 
+def test_safety_copies_are_told_until_a_person_removes_them(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    backup_vps1()
+    restore(mode="in-place", approve=True)
+    (kept,) = beside(place)
+    overwritten = place.staging.parent / "safety" / "overlay-20261101T020000.000000Z"
+    overwritten.mkdir(parents=True)
+    (overwritten / "before.tar").write_bytes(bytes(1024**2))
+
+    prune_snapshots(server="vps1")
+
+    assert f"- `{place.site.parent / kept}`: 0 days old, " in caplog.text
+    assert f"- `{overwritten}`: " in caplog.text
+    assert "days old, 1.0 MiB" in caplog.text
+    assert beside(place) == [kept]
+    assert overwritten.exists()
+
+
 def test_plan_is_the_default_and_touches_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     backup_vps1()
     (place.site / "private" / ".env").write_text("changed since")

@@ -1,0 +1,61 @@
+"""
+What restores left on this host for a person to remove: trees that were exchanged, and copies of overwritten files.
+
+Only listed: whether one is still needed, nothing here can know, so nothing here deletes.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gxbackup.model import Frozen
+
+_MADE_AT = re.compile(r"(\d{8}T\d{6})\.\d+Z\Z")
+
+
+class KeptCopy(Frozen):
+    """A safety copy that still lies on this host."""
+
+    path: str
+    made_at: datetime
+    size_bytes: int
+
+
+def find(roots: Iterable[Path], safety_dir: Path) -> list[KeptCopy]:
+    """
+    Return the safety copies beside these roots (`.NAME.before-…`) and in the directory of safety copies, oldest first.
+
+    Reads names and sizes; what cannot be read counts as nothing.
+    """
+    places = [place for root in roots for place in _beside(Path(os.path.realpath(root)))]
+    places += safety_dir.glob("overlay-*")
+    found = [
+        KeptCopy(
+            path=str(place),
+            made_at=datetime.strptime(stamp[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC),
+            size_bytes=sum(_allocated(place)),
+        )
+        for place in dict.fromkeys(places)
+        if (stamp := _MADE_AT.search(place.name)) and place.is_dir() and not place.is_symlink()
+    ]
+    return sorted(found, key=lambda copy: (copy.made_at, copy.path))
+
+
+def _beside(root: Path) -> Iterator[Path]:
+    return root.parent.glob(f".{glob.escape(root.name)}.before-*")
+
+
+def _allocated(place: Path) -> Iterator[int]:
+    """Yield the size on disk of each file in a tree, hard links once."""
+    seen: set[tuple[int, int]] = set()
+    for folder, _, names in os.walk(place):
+        for name in names:
+            file = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - names of any bytes, many of them
+            if (file.st_dev, file.st_ino) not in seen:
+                seen.add((file.st_dev, file.st_ino))
+                yield file.st_blocks * 512
