@@ -10,6 +10,9 @@ from gxbackup.sources.directory import Directory
 from gxbackup.sources.docker_state import DockerState
 from gxbackup.sources.etcd import Etcd
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
+from gxbackup.sources.postgres import Postgres
 from gxbackup.sources.redis import Redis
 
-AnySource = Annotated[Directory | DockerState | Etcd | KubernetesObjects | Redis, Field(discriminator="kind")]
+AnySource = Annotated[
+    Directory | DockerState | Etcd | KubernetesObjects | Postgres | Redis, Field(discriminator="kind")
+]

@@ -1,0 +1,55 @@
+"""One database of a snapshot, opened and proven; and the names of what a restore makes and keeps. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from gxbackup import clock
+from gxbackup.model import Artifact, Frozen
+
+NAME_BYTES = 63
+
+
+class Archive(Frozen):
+    """One database of a snapshot: its archive, opened and proven."""
+
+    artifact: Artifact
+    file: Path
+
+    @property
+    def database(self) -> str:
+        """The database's name."""
+        return str(self.artifact.settings["database"])
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What was counted in it."""
+        return self.artifact.evidence
+
+    @property
+    def create(self) -> dict[str, Any]:
+        """What CREATE DATABASE needs."""
+        create = self.artifact.settings["create"]
+        assert isinstance(create, dict)
+        return create
+
+    def size_bytes(self) -> int:
+        """Return how large the database was on its server's disk."""
+        return int(self.evidence["size_bytes"])
+
+
+def beside_name(database: str) -> str:
+    """Return the name of the half-made database: always the same, so that the next try finds and drops it."""
+    digest = hashlib.sha256(database.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return _cut(database, f"_restore_{digest}")
+
+
+def before_name(database: str) -> str:
+    """Return the name that a replaced database is kept under."""
+    return _cut(database, f"_before_{clock.now():%Y%m%d_%H%M%S}")
+
+
+def _cut(name: str, suffix: str) -> str:
+    return name.encode("utf-8", "surrogateescape")[: NAME_BYTES - len(suffix)].decode("utf-8", "ignore") + suffix

@@ -1,0 +1,145 @@
+"""What a database holds, counted inside one snapshot; and the first thing that differs between two counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gxbackup.model import Evidence
+from gxbackup.postgres.server import Session
+
+_USERS = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend e
+  WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')"""
+_RELATIONS = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+_NAME = "format('%I.%I', n.nspname, c.relname)"
+# A partitioned table is the sum of its partitions; a materialized view is made anew by a restore.
+_ROWS = f"""SELECT format('SELECT %L, count(*) FROM ONLY %I.%I', {_NAME}, n.nspname, c.relname)
+  {_RELATIONS} WHERE c.relkind = 'r' AND {_USERS} ORDER BY 1 \\gexec"""  # noqa: S608 - of constants; the server quotes the names
+_SEQUENCES = f"""SELECT format('SELECT %L, CASE WHEN is_called THEN last_value::numeric + %s ELSE last_value END, %s
+  FROM %I.%I', {_NAME}, seqincrement, seqincrement, n.nspname, c.relname)
+  {_RELATIONS} JOIN pg_sequence ON seqrelid = c.oid WHERE {_USERS} ORDER BY 1 \\gexec"""  # noqa: S608 - as above
+_LARGE_OBJECTS = """SELECT (SELECT count(*) FROM pg_largeobject_metadata),
+  (SELECT coalesce(sum(length(data)), 0) FROM pg_largeobject);"""
+_OWN = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend e
+  WHERE e.classid = o.tableoid AND e.objid = o.oid AND e.deptype = 'e')"""
+_OBJECTS = f"""SELECT CASE c.relkind WHEN 'v' THEN 'views' WHEN 'm' THEN 'materialized_views' WHEN 'i' THEN 'indexes'
+    WHEN 'I' THEN 'partitioned_indexes' WHEN 'p' THEN 'partitioned_tables' ELSE 'foreign_tables' END, count(*)
+  {_RELATIONS} WHERE c.relkind IN ('v', 'm', 'i', 'I', 'p', 'f') AND {_USERS} GROUP BY 1
+UNION ALL SELECT 'functions', count(*) FROM pg_proc o JOIN pg_namespace n ON n.oid = pronamespace WHERE {_OWN}
+UNION ALL SELECT 'types', count(*) FROM pg_type o JOIN pg_namespace n ON n.oid = typnamespace
+  WHERE typtype IN ('e', 'd', 'r') AND {_OWN}
+UNION ALL SELECT 'constraints', count(*) FROM pg_constraint o JOIN pg_namespace n ON n.oid = connamespace
+  WHERE contype IN ('c', 'f', 'p', 'u', 'x') AND {_OWN}
+UNION ALL SELECT 'triggers', count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT tgisinternal AND {_USERS}
+UNION ALL SELECT 'policies', count(*) FROM pg_policy
+UNION ALL SELECT 'schemas', count(*) FROM pg_namespace n WHERE nspname !~ '^pg_'
+  AND nspname NOT IN ('information_schema', 'public');"""  # noqa: S608 - as above
+_ROLES = """SELECT rolname, concat_ws(' ', CASE WHEN rolsuper THEN 'superuser' END,
+    CASE WHEN rolcanlogin THEN 'login' END, CASE WHEN rolcreaterole THEN 'createrole' END,
+    CASE WHEN rolcreatedb THEN 'createdb' END, CASE WHEN rolreplication THEN 'replication' END,
+    CASE WHEN rolbypassrls THEN 'bypassrls' END)
+  FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY rolname;"""
+_DATABASE = """SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), pg_database_size(oid)
+  FROM pg_database WHERE datname = current_database();"""
+_KINDS = ("tables", "sequences", "extensions", "objects", "large_objects")
+
+
+def begin(session: Session, lock_timeout_seconds: float) -> str:
+    """Begin the transaction that all evidence is taken in, and return the snapshot that pg_dump joins."""
+    session.ask(f"SET lock_timeout = {round(lock_timeout_seconds * 1000)};")
+    session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
+    return session.value("SELECT pg_export_snapshot();")
+
+
+def take(session: Session) -> Evidence:
+    """
+    Count all that a database holds, in the session's transaction.
+
+    Counting locks each table against changes of its shape until the session ends, so that a dump of the same snapshot
+    meets the same tables. Sequences obey no snapshot: they may be further on in the dump, never behind.
+    Raises: CommandError where a table stays locked.
+    """
+    ((owner, encoding, size_bytes),) = session.ask(_DATABASE, 3)
+    ((count, lo_bytes),) = session.ask(_LARGE_OBJECTS, 2)
+    sequences = session.ask(_SEQUENCES, 3)
+    extensions = session.ask("SELECT extname, extversion FROM pg_extension ORDER BY 1;", 2)
+    return {
+        "owner": _shown(owner),
+        "encoding": encoding,
+        "size_bytes": int(size_bytes),
+        "tables": {_shown(name): int(rows) for name, rows in session.ask(_ROWS, 2)},
+        "sequences": {_shown(name): {"next": int(at), "step": int(step)} for name, at, step in sequences},
+        "extensions": {_shown(name): version for name, version in extensions},
+        "large_objects": {"count": int(count), "bytes": int(lo_bytes)},
+        "objects": {kind: int(found) for kind, found in session.ask(_OBJECTS, 2) if found != "0"},
+    }
+
+
+def of_server(session: Session) -> Evidence:
+    """Return the server's version, its place in the log, its roles and its tablespaces."""
+    in_recovery = session.value("SELECT pg_is_in_recovery();") == "t"
+    lsn = "pg_last_wal_replay_lsn()" if in_recovery else "pg_current_wal_lsn()"
+    names = session.ask("SELECT spcname FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1;")
+    return {
+        "server_version": session.value("SHOW server_version;"),
+        "wal_lsn": session.value(f"SELECT {lsn};"),
+        "roles": {_shown(name): rights for name, rights in session.ask(_ROLES, 2)},
+        "tablespaces": [_shown(name) for (name,) in names],
+    }
+
+
+def is_bare(evidence: Mapping[str, Any]) -> bool:
+    """Tell whether a database holds nothing but what every new one holds."""
+    return (
+        not any(evidence.get(kind) for kind in ("tables", "sequences", "objects"))
+        and not evidence.get("large_objects", {}).get("count")
+        and set(evidence.get("extensions", {})) <= {"plpgsql"}
+    )
+
+
+def differences(expected: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:
+    """Return what differs between what was captured and what is there now, each in words; empty where all is equal."""
+    found = [
+        f"{field}: expected {expected[field]!r}, seen {seen.get(field)!r}"
+        for field in ("owner", "encoding")
+        if field in expected and expected[field] != seen.get(field)
+    ]
+    for kind in _KINDS:
+        before, now = expected.get(kind, {}), seen.get(kind, {})
+        told = kind.removesuffix("s").replace("_", " ")
+        found += [
+            f"{told} {name}: expected {_told(before, name)}, seen {_told(now, name)}"
+            for name in sorted({*before, *now})
+            if not _agree(kind, before.get(name), now.get(name))
+        ]
+    return found
+
+
+def summary(evidence: Mapping[str, Any]) -> str:
+    """Say in one line how much was compared."""
+    tables = evidence.get("tables", {})
+    large = evidence.get("large_objects", {}).get("count", 0)
+    return (
+        f"{len(tables)} tables with {sum(tables.values())} rows, {len(evidence.get('sequences', {}))} sequences, "
+        f"{sum(evidence.get('objects', {}).values())} other objects, {large} large objects"
+    )
+
+
+def _agree(kind: str, before: Any, now: Any) -> bool:
+    if kind == "sequences" and before and now:
+        further = (now["next"] - before["next"]) * before["step"]
+        return bool(before["step"] == now["step"] and further >= 0)
+    if kind == "extensions":  # a restore makes the version that the target has
+        return (before is None) == (now is None)
+    return bool(before == now)
+
+
+def _told(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name)
+    return "none" if value is None else str(value["next"]) if isinstance(value, dict) else str(value)
+
+
+def _shown(name: str) -> str:
+    """Return a name as JSON can hold it; bytes that are no UTF-8 become `\\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,99 @@
+"""The script of roles and tablespaces, statement by statement: what is new is made, what is there stays. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+
+from gxbackup.model import Frozen
+
+_NAME = r'("(?:[^"]|"")+"|[^\s";]+)'
+_ABOUT_ROLE = re.compile(rf"(?:CREATE ROLE|ALTER ROLE|COMMENT ON ROLE|SECURITY LABEL .*? ON ROLE) {_NAME}", re.DOTALL)
+_MEMBER = re.compile(rf"GRANT {_NAME} TO {_NAME}(?: |$)")
+_TABLESPACE = re.compile(rf"(?:CREATE|ALTER|COMMENT ON) TABLESPACE {_NAME}|GRANT .*? ON TABLESPACE {_NAME}", re.DOTALL)
+_LOCATION = re.compile(r"(CREATE TABLESPACE .*? LOCATION )(?:'(?:[^']|'')*')", re.DOTALL)
+_RESTRICT = re.compile(r"^\\.*\n?", re.MULTILINE)
+_TOKEN = re.compile(
+    r"""--[^\n]*\n?           # a comment
+    | [eE]'(?:[^'\\]|\\.|'')*'  # a string with escapes
+    | '(?:[^']|'')*'       # a string
+    | "(?:[^"]|"")*"       # a name
+    | ;
+    | [^'";eE-]+ | .       # anything else
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class NewRoles(Frozen):
+    """What a server still lacks of a script's roles and tablespaces."""
+
+    roles: tuple[str, ...]
+    tablespaces: tuple[str, ...]
+    role_statements: tuple[str, ...]
+    tablespace_statements: tuple[str, ...]
+
+
+def statements(script: str) -> Iterator[str]:
+    """Yield the SQL statements of a script of pg_dumpall, without comments and psql's own commands."""
+    current: list[str] = []
+    for token in _TOKEN.findall(_RESTRICT.sub("", script)):
+        if token == ";":  # noqa: S105 - of SQL
+            if text := "".join(current).strip():
+                yield text
+            current = []
+        elif not token.startswith("--"):
+            current.append(token)
+
+
+def lacking(
+    script: str,
+    roles: Collection[str],
+    tablespaces: Collection[str],
+    location: Callable[[str], str] | None = None,
+) -> NewRoles:
+    """
+    Return what must be run so that roles and tablespaces that are not there are made; none that is there is touched.
+
+    A role that exists keeps its password, rights and settings. A membership is granted where one of the two is new.
+    `location` says where a tablespace goes on a server whose folders are others.
+    """
+    new_roles: list[str] = []
+    new_tablespaces: list[str] = []
+    role_statements: list[str] = []
+    tablespace_statements: list[str] = []
+    for statement in statements(script):
+        if about := _ABOUT_ROLE.match(statement):
+            name = unquoted(about[1])
+            if name in roles:
+                continue
+            if statement.startswith("CREATE"):
+                new_roles.append(name)
+            role_statements.append(statement)
+        elif about := _TABLESPACE.match(statement):
+            name = unquoted(about[1] or about[2])
+            if name in tablespaces:
+                continue
+            if statement.startswith("CREATE"):
+                new_tablespaces.append(name)
+                if location is not None:
+                    statement = _located(statement, location(name))
+            tablespace_statements.append(statement)
+        elif (about := _MEMBER.match(statement)) and {unquoted(about[1]), unquoted(about[2])} & {*new_roles}:
+            role_statements.append(statement)
+    return NewRoles(
+        roles=tuple(new_roles),
+        tablespaces=tuple(new_tablespaces),
+        role_statements=tuple(role_statements),
+        tablespace_statements=tuple(tablespace_statements),
+    )
+
+
+def unquoted(name: str) -> str:
+    """Return the name that an SQL identifier spells."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _located(statement: str, folder: str) -> str:
+    escaped = folder.replace("'", "''")
+    return _LOCATION.sub(lambda found: f"{found[1]}'{escaped}'", statement)

@@ -1,0 +1,161 @@
+"""A real PostgreSQL as the protected one: on a socket, with a password, run as another user than the tests."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from gxbackup.adapters.host import Host
+from gxbackup.adapters.places import LocalPlace
+from gxbackup.errors import SourceMissingError
+from gxbackup.model import Artifact, Capture, Part
+from gxbackup.ports import StreamEnd
+from gxbackup.postgres.server import connection
+from gxbackup.scratch.postgres import programs
+from gxbackup.sources.base import Opened, Work
+from gxbackup.sources.postgres import Postgres
+
+PASSWORD = "hunter2-never-to-be-seen"
+SHA = "0" * 64
+
+
+@dataclass(frozen=True)
+class Protected:
+    """One running server, and where its files lie."""
+
+    folder: Path
+
+    def env(self, **more: str) -> dict[str, str]:
+        """Return the variables of the place that it runs in."""
+        path = f"{programs()}:{os.environ['PATH']}"
+        return {"PGHOST": str(self.folder), "PGPORT": "5432", "PATH": path, "POSTGRES_PASSWORD": PASSWORD, **more}
+
+    def place(self, **more: str) -> LocalPlace:
+        """Return the place; more variables may be given, or others."""
+        return LocalPlace("pod backend/postgres-0", self.env(**more))
+
+    def psql(self, sql: str, database: str = "postgres", encoding: str = "UTF8") -> str:
+        """Run SQL and return what it prints."""
+        env = {**os.environ, **self.env(), "PGPASSWORD": PASSWORD, "PGUSER": "postgres", "PGCLIENTENCODING": encoding}
+        words = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", connection(database), "-f", "-"]
+        done = subprocess.run(words, input=sql.encode(), env=env, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode(errors="backslashreplace").rstrip("\n")
+
+    def client(self, database: str) -> subprocess.Popen[bytes]:
+        """Return a psql that stays connected until its stdin is closed."""
+        env = {**os.environ, **self.env(), "PGPASSWORD": PASSWORD, "PGUSER": "postgres"}
+        client = subprocess.Popen(
+            ["psql", "-XqAt", "-d", connection(database)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env,
+        )  # fmt: skip
+        assert client.stdin and client.stdout
+        client.stdin.write(b"SELECT 'here';\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == b"here\n"
+        return client
+
+    def databases(self) -> set[str]:
+        """Return the names of the databases there are."""
+        return set(self.psql("SELECT datname FROM pg_database").splitlines())
+
+
+@contextmanager
+def running_server() -> Iterator[Protected]:
+    """Start it; stopped and removed with the block."""
+    with tempfile.TemporaryDirectory(prefix="gx-test-postgres-", dir="/var/tmp") as made:
+        folder = Path(made)
+        secret = folder / "password"
+        secret.write_text(PASSWORD)
+        words: list[str] = []
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam("postgres")
+            for path in (folder, secret):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+            words = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
+        subprocess.run(
+            [*words, programs() / "initdb", "-D", folder / "data", "-U", "postgres", "--auth=scram-sha-256",
+             f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"],
+            check=True, capture_output=True, cwd=folder,
+        )  # fmt: skip
+        control = [*words, programs() / "pg_ctl", "-D", folder / "data", "-w", "-s"]
+        options = (
+            f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_prepared_transactions=0"
+        )
+        subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, cwd=folder)
+        try:
+            yield Protected(folder)
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=folder)
+
+
+def host_with(*, pod: LocalPlace | None = None, docker: LocalPlace | None = None) -> Host:
+    """Return a host whose pod and container are these places."""
+
+    def place(found: LocalPlace | None, name: str) -> LocalPlace:
+        if found is None:
+            raise SourceMissingError(f"{name}: expected, seen none of that name")
+        return found
+
+    containers: Any = SimpleNamespace(place=lambda name: place(docker, f"container {name}"))
+    cluster: Any = SimpleNamespace(place=lambda namespace, pod=None, container=None: place(pod_place, f"pod {pod}"))
+    pod_place = pod
+    return Host(containers, cluster)
+
+
+def captured(source: Postgres, host: Host, capture: Capture, buffer_bytes: int = 1024**2) -> tuple[bytes, StreamEnd]:
+    """Read one capture to its end."""
+    buffer = memoryview(bytearray(buffer_bytes))
+    plain = bytearray()
+    with source.open(host, capture) as stream:
+        while count := stream.readinto(buffer):
+            plain += buffer[:count]
+        return bytes(plain), stream.finish()
+
+
+def backed_up(source: Postgres, host: Host, folder: Path, data_type: str = "postgres-mainnet") -> tuple[Opened, ...]:
+    """Capture all there is, as a restore finds it: opened plain files with their artifacts."""
+    opened = []
+    folder.mkdir(exist_ok=True)
+    for capture in source.collect(host, data_type):
+        plain, ending = captured(source, host, capture)
+        file = folder / capture.name
+        file.write_bytes(plain)
+        opened.append(Opened(artifact=artifact_of(capture, ending, len(plain)), file=file))
+    return tuple(opened)
+
+
+def artifact_of(capture: Capture, ending: StreamEnd, size_bytes: int) -> Artifact:
+    """Return the manifest entry of a capture, as far as a restore reads it."""
+    path = f"databases/{capture.data_type}/{capture.name}.zst.age"
+    return Artifact(
+        data_type=capture.data_type, kind="postgres", path=path, sealed_size_bytes=1, sealed_sha256=SHA,
+        parts=(Part(path=path, size_bytes=1, sha256=SHA),), plain_size_bytes=size_bytes, plain_sha256=SHA,
+        content_sha256=ending.content_sha256, keep_days=7, settings=capture.settings,
+        evidence={**capture.evidence, **ending.evidence},
+    )  # fmt: skip
+
+
+def work_of(source: Postgres, opened: tuple[Opened, ...], area: Path, **options: Any) -> Work:
+    """Return what the recipe hands to a restore."""
+    chosen = source.select([one.artifact for one in opened], options)
+    return Work(
+        data_type="postgres-mainnet",
+        opened=tuple(one for one in opened if one.artifact in chosen),
+        area=area,
+        safety_dir=area,
+        options=options,
+    )
+
+
+def only(opened: tuple[Opened, ...], database: str) -> Opened:
+    """Return the archive of one database."""
+    return next(one for one in opened if one.artifact.settings.get("database") == database)
