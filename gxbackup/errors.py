@@ -14,6 +14,7 @@ Every error that GX backup raises on purpose. Nothing here decides what to do ab
     ├─ IntegrityError                expected and seen differ: name, size, sha256, signature, chain
     ├─ RemoteError                   rclone failed; retryable unless login, quota or usage
     ├─ IncompleteBackupError         n of m data types are missing, each with its reason
+    ├─ UnprovenError                 what was held or should be restorable was not proven; each with its reason
     ├─ PruneRefusedError             the plan would drop more than it may, or the listing cannot be trusted
     └─ RestoreError
        └─ RestoreRefusedError        target not empty, not approved, snapshot not good, archive not safe
@@ -98,6 +99,10 @@ class RemoteError(BackupError):
 
 class IncompleteBackupError(BackupError):
     """The snapshot holds less than was promised."""
+
+
+class UnprovenError(BackupError):
+    """A look at all backups, a verification or a rehearsal found something wrong."""
 
 
 class PruneRefusedError(BackupError):

@@ -23,6 +23,7 @@ HINT = "docs/reference/inventory.md lists every field with an example"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)]
 AgeRecipient = Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")]
 SignerKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+KubernetesName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=253)]
 Folder = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*$")]
 
 
@@ -111,6 +112,21 @@ class Server(Frozen):
     data_types: dict[Name, DataType] = Field(min_length=1)
 
 
+class WatchedCronJob(Frozen):
+    """A CronJob of the cluster that makes backups of its own: looked at, never touched."""
+
+    namespace: KubernetesName
+    name: KubernetesName
+
+
+class Watch(Frozen):
+    """What is looked at beside the backups."""
+
+    cronjobs: tuple[WatchedCronJob, ...] = Field(
+        default=(), description="there, not suspended, and succeeded at the last time their schedule named"
+    )
+
+
 class Inventory(Frozen):
     """Everything we promise, and whom we trust."""
 
@@ -119,6 +135,7 @@ class Inventory(Frozen):
     zstd_level: int = Field(default=3, ge=-7, le=19, description="3 is as fast as the disk; 19 is small and slow")
     hosts: dict[Name, HostSettings]
     servers: dict[Name, Server]
+    watch: Watch = Watch()
 
     @model_validator(mode="after")
     def _refer_only_to_what_is_there(self) -> Self:

@@ -53,6 +53,7 @@ class Estate:
         self.root = root
         self.remote = root / "remote"
         self.staging = root / "staging"
+        self.metrics = root / "metrics"
         self.inventory_file = root / "inventory.yaml"
         self.identity = root / "keys" / "recovery.txt"
         self.url: str | None = None
@@ -60,7 +61,7 @@ class Estate:
 
     def create(self, edit: Callable[[dict[str, Any]], None] | None = None) -> None:
         """Make keys and an inventory: the production one, with this folder's remote and keys."""
-        for folder in (self.root, self.root / "keys", self.staging, self.root / "logs"):
+        for folder in (self.root, self.root / "keys", self.staging, self.root / "logs", self.metrics):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.remote.mkdir(exist_ok=True)
         document = yaml.safe_load((PROJECT / "deployments" / "inventory.yaml").read_text(encoding="utf-8"))
@@ -87,6 +88,8 @@ class Estate:
             "GX_STAGING_DIR": str(self.staging),
             "GX_SIGNING_KEY_FILE": str(self.signing_key(host)),
             "GX_IDENTITY_FILE": str(self.identity),
+            "GX_LOG_DIR": str(self.root / "logs"),
+            "GX_TEXTFILE_DIR": str(self.metrics),
             "RCLONE_CONFIG": str(self.root / "rclone.conf"),
             "PREFECT_HOME": str(self.root / "prefect"),
             "PREFECT_LOGGING_EXTRA_LOGGERS": "gxbackup",

@@ -12,7 +12,16 @@ import yaml
 from pydantic import BaseModel
 
 from gxbackup import errors, inventory
-from gxbackup.inventory import DataType, HostSettings, Inventory, Recipients, RemoteSettings, Server
+from gxbackup.inventory import (
+    DataType,
+    HostSettings,
+    Inventory,
+    Recipients,
+    RemoteSettings,
+    Server,
+    Watch,
+    WatchedCronJob,
+)
 from gxbackup.model import Manifest
 from gxbackup.sources.directory import Directory
 from gxbackup.sources.docker_state import DockerState
@@ -43,6 +52,8 @@ def _inventory() -> str:
         ("hosts: NAME", "", HostSettings),
         ("servers: NAME", "", Server),
         ("servers: NAME: data_types: NAME", "", DataType),
+        ("watch", "", Watch),
+        ("watch: cronjobs: [N]", "", WatchedCronJob),
         ("source, kind: directory", _first_line(Directory), Directory),
         ("source, kind: docker_state", _first_line(DockerState), DockerState),
     ]

@@ -36,7 +36,7 @@ def backup_page(manifest: Manifest, faults: Sequence[str], plan: Plan | None, fa
         lines += ["## The past does not fit together", "", *(f"- {fault}" for fault in faults), ""]
     if manifest.missing:
         lines += ["## Missing", "", "| data type | why |", "|---|---|"]
-        lines += [f"| {gap.data_type} | {_cell(gap.reason)} |" for gap in manifest.missing] + [""]
+        lines += [f"| {gap.data_type} | {cell(gap.reason)} |" for gap in manifest.missing] + [""]
     lines += [
         "## Safe on the remote",
         "",
@@ -77,7 +77,7 @@ def catalog_page(catalogs: Sequence[Catalog]) -> str:
             ]
             rows[held.snapshot] = f"| {held.snapshot} | {state} | {', '.join(names)} | {size} |"
         for bad in catalog.rejected:
-            rows[bad.snapshot] = f"| {bad.snapshot} | **not trusted**: {_cell(bad.reason)} | | |"
+            rows[bad.snapshot] = f"| {bad.snapshot} | **not trusted**: {cell(bad.reason)} | | |"
         for left in catalog.leftovers:
             rows[left.snapshot] = f"| {left.snapshot} | no manifest: running, or cut | {len(left.files)} files | |"
         lines += [rows[snapshot] for snapshot in sorted(rows, reverse=True)] or ["| none | | | |"]
@@ -108,7 +108,7 @@ def restore_page(chosen: Sequence[Chosen], target: str, mode: str, changes: Sequ
         for choice in chosen
     ]
     remarks = [remark for choice in chosen for remark in choice.remarks]
-    lines += ["", *(f"- {_cell(line)}" for line in remarks), *(f"- {_cell(change)}" for change in changes)]
+    lines += ["", *(f"- {cell(line)}" for line in remarks), *(f"- {cell(change)}" for change in changes)]
     return "\n".join(lines) + "\n"
 
 
@@ -131,5 +131,6 @@ def _evidence(artifact: Artifact) -> str:
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Make any text fit into one cell of a table."""
     return text.replace("|", "\\|").replace("\n", " ").replace("\r", " ")

@@ -1,0 +1,117 @@
+"""The proofs as their runbooks read: health, verification, rehearsals, the drill. No flow is defined here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect import runtime
+from prefect.logging import get_run_logger
+
+from flows.recipes import tell
+from gxbackup import clock, health, watch
+from gxbackup.errors import UnprovenError
+from gxbackup.health import Condition, Finding
+from gxbackup.inventory import WatchedCronJob
+from gxbackup.model import Catalog
+from gxbackup.proofs import Proofs
+from gxbackup.staging import staging_area
+from gxbackup.watch import Surroundings
+from tasks import host, metrics
+from tasks.catalogs import list_catalog
+from tasks.policy import speak_plainly
+from tasks.proof_pages import health_page, verdict
+from tasks.proofs import look_at_past, read_proofs
+from tasks.surroundings import look_at_clock, look_at_cronjob, look_at_pools, look_at_remote, look_at_staging
+
+DAY_HOURS = 24
+
+
+def check_health() -> None:
+    """
+    Hold every promise against what the remote holds, look around, and tell the worst first; fail where it is failing.
+
+    A check that cannot be made is a finding, and costs no other check.
+
+    Raises: UnprovenError naming what is failing.
+    """
+    speak_plainly()
+    found: list[Finding] = []
+    with staging_area("health") as area:
+        catalogs = _catalogs(area, found)
+        proofs: dict[str, Proofs] = {}
+        for catalog in catalogs:
+            with _checking(f"{catalog.server} proofs", found):
+                proofs[catalog.server] = read_proofs(catalog.server)
+            with _checking(f"{catalog.server} past", found):
+                found += health.past_findings(catalog, look_at_past(catalog))
+    conditions = health.conditions(catalogs, host.inventory(), proofs, clock.now())
+    found += [finding for condition in conditions for finding in condition.findings]
+    seen = _look_around(conditions, found)
+    found = health.worst_first(found)
+    tell("backup-health", health_page(conditions, found, seen, clock.now()))
+    metrics.of_health(conditions, found, seen)
+    _end(found)
+
+
+def _catalogs(area: Path, found: list[Finding]) -> list[Catalog]:
+    catalogs = []
+    for server in host.inventory().servers:
+        with _checking(server, found):
+            catalogs.append(list_catalog(server, area))
+    return catalogs
+
+
+def _look_around(conditions: tuple[Condition, ...], found: list[Finding]) -> Surroundings:
+    """Look at all that is no data type; `found` grows by what is wrong."""
+    staging = remote = offset = None
+    cronjobs = []
+    pools: dict[str, str] = {}
+    now = clock.now()
+    with _checking("staging", found):
+        staging = look_at_staging()
+        found += watch.staging_findings(staging, max((one.size_bytes for one in conditions), default=0))
+    with _checking("remote", found):
+        remote = look_at_remote()
+        newest = [one for one in conditions if one.age_hours is not None and one.age_hours <= DAY_HOURS]
+        found += watch.remote_findings(remote, sum(one.size_bytes for one in newest))
+    for wanted in host.inventory().watch.cronjobs:
+        with _checking(_cronjob_subject(wanted), found):
+            cronjobs.append(look_at_cronjob(wanted.namespace, wanted.name))
+            found += watch.cronjob_findings(cronjobs[-1], now)
+    if runtime.deployment.id is not None:
+        with _checking("workers", found):
+            pools = look_at_pools()
+            found += watch.pool_findings(pools)
+        with _checking("clock", found):
+            offset = look_at_clock()
+            found += watch.clock_findings(offset)
+    return Surroundings(
+        staging=staging, remote=remote, cronjobs=tuple(cronjobs), pools=pools, clock_offset_seconds=offset
+    )
+
+
+def _cronjob_subject(wanted: WatchedCronJob) -> str:
+    return f"CronJob {wanted.namespace}/{wanted.name}"
+
+
+@contextmanager
+def _checking(subject: str, found: list[Finding]) -> Iterator[None]:
+    """Turn whatever goes wrong in a check into a finding: what nobody looked at is not well."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - it hides nothing: the finding is failing
+        found.append(watch.unchecked(subject, error))
+
+
+def _end(found: list[Finding]) -> None:
+    """Say every failing finding in the log, one line each, and fail where there is one."""
+    failing = [finding for finding in found if finding.level == "failing"]
+    for finding in failing:
+        get_run_logger().error("%s: %s (docs/runbooks/%s.md)", finding.subject, finding.message, finding.runbook)
+    if failing:
+        raise UnprovenError(
+            f"{verdict(found)}: {'; '.join(dict.fromkeys(finding.subject for finding in failing))}",
+            *(f"{finding.subject}: docs/runbooks/{finding.runbook}.md" for finding in failing[:5]),
+        )

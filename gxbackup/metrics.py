@@ -1,0 +1,174 @@
+"""
+The figures that Prometheus reads: a file for node_exporter's textfile collector, and a Pushgateway where one is named.
+
+A file is replaced whole or not at all. The names are a published format: alerts and dashboards of others use them.
+Source: strategy, "Backup success monitoring": `backup_last_success_timestamp`; design, "Proof and watch".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest, push_to_gateway
+
+from gxbackup import layout
+from gxbackup.errors import SetupError
+from gxbackup.health import GRACE, Condition, Finding
+from gxbackup.model import Manifest
+from gxbackup.watch import Surroundings
+
+DEFAULT_DIR = Path("/var/lib/prometheus/node-exporter")
+PUSH_TIMEOUT_SECONDS = 10
+_PROMISE = ("server", "data_type")
+
+
+def of_health(
+    conditions: Sequence[Condition], findings: Sequence[Finding], seen: Surroundings, now: datetime
+) -> CollectorRegistry:
+    """Return the figures of every promise, also of those that were never kept: a series that is absent never alerts."""
+    figures = _Figures()
+    for one in conditions:
+        _put_condition(figures, (one.server, one.data_type), one)
+    figures.put("backup_health_timestamp", "When the health of all backups was looked at last.", now.timestamp())
+    pages = sorted({finding.runbook for finding in findings})
+    for page in pages or ["none"]:
+        failing = sum(finding.level == "failing" and finding.runbook == page for finding in findings)
+        figures.put("backup_failing_checks", "Checks that fail, by the runbook that mends them.", failing, runbook=page)
+    for place, room in (("staging", seen.staging), ("remote", seen.remote)):
+        if room is not None and room.free_bytes is not None:
+            figures.put(f"backup_{place}_free_bytes", f"Room that is left ({place}).", room.free_bytes)
+        if room is not None and room.total_bytes is not None:
+            figures.put(f"backup_{place}_total_bytes", f"Room that there is ({place}).", room.total_bytes)
+    for cronjob in seen.cronjobs:
+        at = cronjob.last_success.timestamp() if cronjob.last_success else 0
+        help_text = "When a CronJob of the cluster succeeded last; 0: never."
+        names = {"namespace": cronjob.namespace, "cronjob": cronjob.name}
+        figures.put("backup_cronjob_last_success_timestamp", help_text, at, **names)
+    if seen.clock_offset_seconds is not None:
+        help_text = "This host's clock minus the Prefect server's."
+        figures.put("backup_clock_offset_seconds", help_text, seen.clock_offset_seconds)
+    return figures.registry
+
+
+def of_run(
+    server: str, manifest: Manifest | None, *, succeeded: bool, dropped: int, freed_bytes: int, now: datetime
+) -> CollectorRegistry:
+    """Return the figures of one backup run that just ended; without a manifest it put no snapshot there."""
+    figures = _Figures()
+    seconds = (manifest.finished_at - manifest.started_at).total_seconds() if manifest else 0.0
+    sent = manifest.artifacts if manifest else ()
+    for name, help_text, value in (
+        ("backup_run_end_timestamp", "When the last backup run of a server ended.", now.timestamp()),
+        ("backup_run_success", "1: all that was due is complete and proven.", float(succeeded)),
+        ("backup_run_duration_seconds", "How long the last backup run took.", seconds),
+        ("backup_run_artifacts", "Artifacts that the last backup run put on the remote.", len(sent)),
+        (
+            "backup_run_sent_bytes",
+            "Sealed bytes that the last backup run put on the remote.",
+            sum(artifact.sealed_size_bytes for artifact in sent if artifact.held_in is None),
+        ),
+        ("backup_run_missing_data_types", "Data types that it did not get.", len(manifest.missing) if manifest else -1),
+        ("backup_run_pruned_copies", "Copies that its prune dropped.", dropped),
+        ("backup_run_pruned_bytes", "Bytes that its prune freed on the remote.", freed_bytes),
+    ):
+        figures.put(name, help_text, value, server=server)
+    return figures.registry
+
+
+def publish(registry: CollectorRegistry, name: str) -> Path | None:
+    """
+    Write figures where node_exporter reads them, and push them where GX_PUSHGATEWAY_URL says; return the file.
+
+    GX_TEXTFILE_DIR names the folder; without it node_exporter's own, where that exists, or none.
+
+    Raises: SetupError; a file that was there is as it was, or the new one whole.
+    """
+    folder = textfile_dir()
+    file = None
+    try:
+        if folder is not None:
+            file = _write(folder / f"gx-backup-{name}.prom", generate_latest(registry))
+        if url := os.environ.get("GX_PUSHGATEWAY_URL"):
+            push_to_gateway(url, job=f"gx-backup-{name}", registry=registry, timeout=PUSH_TIMEOUT_SECONDS)
+    except OSError as error:
+        raise SetupError(
+            f"metrics {name}: cannot be published: {error}", "GX_TEXTFILE_DIR, GX_PUSHGATEWAY_URL"
+        ) from None
+    return file
+
+
+def textfile_dir() -> Path | None:
+    """Return the folder of the textfile collector: GX_TEXTFILE_DIR, else node_exporter's where it exists."""
+    named = os.environ.get("GX_TEXTFILE_DIR")
+    if named:
+        return Path(named)
+    return DEFAULT_DIR if DEFAULT_DIR.is_dir() else None
+
+
+def _put_condition(figures: _Figures, labels: tuple[str, str], one: Condition) -> None:
+    named = dict(zip(_PROMISE, labels, strict=True))
+    newest = layout.snapshot_time(one.newest).timestamp() if one.newest else 0.0
+    age_seconds = one.age_hours * 3600 if one.age_hours is not None else float("inf")
+    for name, help_text, value in (
+        ("backup_last_success_timestamp", "When the newest good copy was made; 0: there is none.", newest),
+        ("backup_age_seconds", "Age of the newest good copy when it was looked at.", age_seconds),
+        ("backup_rpo_seconds", "At most this much may be lost.", one.rpo_hours * 3600),
+        (
+            "backup_overdue_after_seconds",
+            "Age from which a copy is late.",
+            one.rpo_hours * 3600 + GRACE.total_seconds(),
+        ),
+        ("backup_artifacts", "Artifacts of the newest good copy.", one.artifacts),
+        ("backup_sealed_size_bytes", "Sealed size of the newest good copy.", one.size_bytes),
+        ("backup_plain_size_bytes", "Plain size of the newest good copy.", one.plain_size_bytes),
+        ("backup_duration_seconds", "How long the run that made it took.", one.run_seconds),
+        ("backup_copies", "Good copies on the remote.", one.copies),
+        ("backup_held_bytes", "Bytes that all its copies hold on the remote.", one.held_bytes),
+    ):
+        figures.put(name, help_text, value, **named)
+    if one.usual_size_bytes is not None:
+        anomaly = any(finding.runbook == "alert-BackupSizeAnomaly" for finding in one.findings)
+        figures.put("backup_usual_size_bytes", "Median of its plain sizes before.", one.usual_size_bytes, **named)
+        figures.put("backup_size_anomaly", "1: half or double of its median.", float(anomaly), **named)
+    if one.restored_by is not None:
+        at = one.proven.at.timestamp() if one.proven else 0.0
+        help_text = "When it was last restored to scratch with equal evidence; 0: never."
+        figures.put("backup_rehearsal_last_success_timestamp", help_text, at, **named)
+    if one.rehearsal is not None:
+        succeeded = float(one.rehearsal.failure is None)
+        figures.put("backup_rehearsal_success", "1: the newest rehearsal had equal evidence.", succeeded, **named)
+    if one.proven is not None:
+        help_text = "Download, unseal and restore, as the last rehearsal measured it."
+        figures.put("backup_rto_seconds", help_text, one.proven.rto_seconds, **named)
+
+
+class _Figures:
+    """Gauges by name, each made when its first series comes."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._gauges: dict[str, Gauge] = {}
+
+    def put(self, name: str, help_text: str, value: float, **labels: str) -> None:
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(name, help_text, list(labels), registry=self.registry)
+        gauge = self._gauges[name]
+        (gauge.labels(**labels) if labels else gauge).set(value)
+
+
+def _write(file: Path, content: bytes) -> Path:
+    """Replace a file in one step; node_exporter runs as another user, and there is no secret in it."""
+    fresh = file.with_suffix(f".{os.getpid()}.new")  # the collector reads *.prom alone
+    try:
+        with fresh.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        fresh.chmod(0o644)
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return file

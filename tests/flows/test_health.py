@@ -1,0 +1,114 @@
+"""The hourly look: green where all is well, red with the right name where it is not, and blind to nothing."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from flows.backup_vps1 import backup_vps1
+from flows.check_backup_health import check_backup_health
+from gxbackup import clock
+from gxbackup.errors import UnprovenError
+from tests.flows.conftest import Place
+
+
+def one_server(document: dict[str, Any]) -> None:
+    document["servers"] = {"vps1": document["servers"]["vps1"]}
+
+
+def figures(place: Place) -> dict[str, dict[str, float]]:
+    """Return what node_exporter would read: metric → its labels' values, the last name first → value."""
+    text = (place.metrics / "gx-backup-health.prom").read_text()
+    return {
+        family.name: {
+            " ".join(sample.labels[name] for name in sorted(sample.labels, reverse=True)): sample.value
+            for sample in family.samples
+        }
+        for family in text_string_to_metric_families(text)
+    }
+
+
+def test_all_is_well_after_a_backup_and_every_promise_has_its_figures(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.create(one_server)
+    snapshot = backup_vps1()
+
+    check_backup_health()
+
+    assert "# All backups are well" in caplog.text
+    assert f"| 🟢 | vps1 website | {snapshot} |" in caplog.text
+    seen = figures(place)
+    assert set(seen["backup_last_success_timestamp"]) == {"vps1 website", "vps1 system-config"}
+    made = datetime.strptime(snapshot, "%Y%m%d_%H%M%S").replace(tzinfo=UTC).timestamp()
+    assert seen["backup_last_success_timestamp"]["vps1 website"] == made
+    assert seen["backup_rpo_seconds"]["vps1 website"] == 86400
+    assert seen["backup_failing_checks"] == {"none": 0}
+    assert seen["backup_plain_size_bytes"]["vps1 website"] > 1000
+    assert seen["backup_rehearsal_last_success_timestamp"]["vps1 website"] == 0
+
+
+def test_a_promise_that_was_never_kept_is_red_and_has_a_series(place: Place) -> None:
+    with pytest.raises(UnprovenError, match="vps1 website; vps1 system-config; vps2 k3s-config") as failure:
+        check_backup_health()
+
+    assert "HINT: vps1 website: docs/runbooks/alert-BackupNeverSucceeded.md" in str(failure.value)
+    seen = figures(place)
+    assert seen["backup_last_success_timestamp"]["vps5 ssh-keys"] == 0
+    assert seen["backup_failing_checks"]["alert-BackupNeverSucceeded"] > 10
+
+
+def test_backups_that_stopped_40_days_ago_are_red_by_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.create(one_server)
+    backup_vps1()
+    later = clock.now() + timedelta(days=40)
+    monkeypatch.setattr(clock, "now", lambda: later)
+
+    with pytest.raises(UnprovenError, match=r"Backups: 2 failing.*vps1 website; vps1 system-config") as failure:
+        check_backup_health()
+
+    assert "docs/runbooks/alert-BackupJobFailed.md" in str(failure.value)
+
+
+def test_a_check_that_cannot_be_made_is_a_finding_and_costs_no_other(
+    place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(document: dict[str, Any]) -> None:
+        one_server(document)
+        document["watch"] = {"cronjobs": [{"namespace": "backend-mainnet", "name": "postgres-backup"}]}
+
+    monkeypatch.setenv("KUBECONFIG", str(place.root / "no-such-kubeconfig"))
+    place.create(watched)
+    backup_vps1()
+
+    with pytest.raises(UnprovenError, match="1 failing: CronJob backend-mainnet/postgres-backup"):
+        check_backup_health()
+
+    assert "could not be checked: kubeconfig" in caplog.text
+    assert "| 🟢 | vps1 website |" in caplog.text
+    errors = [record for record in caplog.records if record.levelname == "ERROR" and record.module == "proofs"]
+    assert len(errors) == 1
+
+
+def test_a_snapshot_by_a_stranger_is_red(place: Place) -> None:
+    place.create(one_server)
+    backup_vps1()
+    backup_vps1()
+    (place.snapshots()[1] / "manifest.json.sig").write_bytes(b"c3RyYW5nZXI=\n")
+
+    with pytest.raises(UnprovenError, match=r"1 failing: vps1\n.*docs/runbooks/broken-chain.md"):
+        check_backup_health()
+
+
+def test_metrics_that_cannot_be_written_cost_no_look(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    place.create(one_server)
+    backup_vps1()
+    shutil.rmtree(place.metrics)
+
+    check_backup_health()
+
+    assert "metrics health: cannot be published" in caplog.text

@@ -1,0 +1,115 @@
+"""Figures as Prometheus reads them: whole files, names that stay, a series for what never happened."""
+
+from __future__ import annotations
+
+import subprocess
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from gxbackup import health, metrics
+from gxbackup.errors import SetupError
+from gxbackup.watch import CronJobSeen, Room, Surroundings
+from tests.unit.catalogs import SERVER, Promised, Shelf, daily, day, inventory
+
+SEEN = Surroundings(
+    staging=Room(total_bytes=100, free_bytes=40),
+    remote=Room(total_bytes=None, free_bytes=None),
+    cronjobs=(
+        CronJobSeen(
+            namespace="backend-mainnet", name="redis-backup", schedule="30 2 * * *", suspended=False,
+            created_at=day(0), last_success=None,
+        ),
+    ),
+    clock_offset_seconds=-1.5,
+)  # fmt: skip
+
+
+def registry() -> CollectorRegistry:
+    found = health.conditions(
+        [daily(Shelf(), 0, 5).catalog()], inventory(website=Promised(), ssh_keys=Promised(rpo_hours=168)), {}, day(9)
+    )
+    findings = [finding for one in found for finding in one.findings]
+    return metrics.of_health(found, findings, SEEN, day(9))
+
+
+def test_every_promise_has_its_series_and_the_names_are_the_published_ones() -> None:
+    text = generate_latest(registry()).decode()
+
+    for line in (
+        f'backup_last_success_timestamp{{data_type="ssh-keys",server="{SERVER}"}} 0.0',
+        f'backup_age_seconds{{data_type="ssh-keys",server="{SERVER}"}} +Inf',
+        f'backup_age_seconds{{data_type="website",server="{SERVER}"}} 345600.0',
+        f'backup_overdue_after_seconds{{data_type="website",server="{SERVER}"}} 93600.0',
+        f'backup_held_bytes{{data_type="website",server="{SERVER}"}} 600.0',
+        'backup_failing_checks{runbook="alert-BackupJobFailed"} 1.0',
+        'backup_cronjob_last_success_timestamp{cronjob="redis-backup",namespace="backend-mainnet"} 0.0',
+        "backup_staging_free_bytes 40.0",
+        "backup_clock_offset_seconds -1.5",
+    ):
+        assert line in text.splitlines(), line
+    assert "backup_remote" not in text
+
+
+def test_promtool_finds_nothing_wrong_with_them() -> None:
+    run = metrics.of_run("vps1", None, succeeded=False, dropped=2, freed_bytes=10, now=day(1))
+    for figures in (registry(), run):
+        done = subprocess.run(
+            ["promtool", "check", "metrics"], input=generate_latest(figures), capture_output=True, check=False
+        )
+
+        assert (done.returncode, done.stderr.decode()) == (0, "")
+
+
+def test_a_file_is_replaced_whole_and_readable_by_the_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GX_TEXTFILE_DIR", str(tmp_path))
+    monkeypatch.delenv("GX_PUSHGATEWAY_URL", raising=False)
+
+    file = metrics.publish(registry(), "health")
+    metrics.publish(registry(), "health")
+
+    assert file == tmp_path / "gx-backup-health.prom"
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert file.read_bytes() == generate_latest(registry())
+    assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_folder_that_is_gone_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GX_TEXTFILE_DIR", str(tmp_path / "gone"))
+
+    with pytest.raises(SetupError, match="metrics health: cannot be published"):
+        metrics.publish(registry(), "health")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pushgateway_gets_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[tuple[str, bytes]] = []
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            got.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Gateway)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("GX_TEXTFILE_DIR", str(tmp_path))
+    monkeypatch.setenv("GX_PUSHGATEWAY_URL", f"http://127.0.0.1:{server.server_port}")
+    try:
+        metrics.publish(registry(), "health")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    assert got == [("/metrics/job/gx-backup-health", generate_latest(registry()))]
