@@ -93,26 +93,22 @@ class ExecPlace(ABC):
     def write(self, argv: Sequence[str], file: Path, *, timeout_seconds: float) -> Ended:
         """See `Place`."""
         program = self._digest_program()
-        digest = _DIGESTS[program]()
         words = ["sh", "-c", _WRITE, "sh", program, str(file.stat().st_size), *argv]
         with self.start(words, stdin=True) as running:
-            failure = None
+            feeder = _Feeder(running, file, _DIGESTS[program]())
+            feeder.start()
             try:
-                with file.open("rb", buffering=0) as source:
-                    while chunk := source.read(CHUNK_BYTES):
-                        digest.update(chunk)
-                        running.write(chunk)
-            except CommandError as error:  # it ended before it had read all: its own words say why
-                failure = error
-            ended = _to_the_end(running, timeout_seconds, f"{self.name}: {argv[0]}")
+                ended = _to_the_end(running, timeout_seconds, f"{self.name}: {argv[0]}")
+            finally:
+                feeder.end()
             said = _words(ended.stderr)
         complaint = _WORD.sub(b"", ended.stderr).decode("utf-8", "replace").strip()
         if (status := said.get("status")) != "0":
             seen = f"exit status {status}" if status else "no end"
             raise CommandError(f"{self.name}: {argv[0]}: expected exit status 0, seen {seen}: {complaint}")
-        if failure is not None or said.get("digest") != digest.hexdigest():
+        if feeder.failure is not None or said.get("digest") != feeder.digest.hexdigest():
             raise IntegrityError(
-                f"{self.name}: {argv[0]}: expected input with {program} {digest.hexdigest()}, "
+                f"{self.name}: {argv[0]}: expected input with {program} {feeder.digest.hexdigest()}, "
                 f"seen {said.get('digest', 'none')}",
                 retryable=True,
             )
@@ -125,6 +121,34 @@ class ExecPlace(ABC):
 
     def _failed(self, argv: Sequence[str], status: int, complaint: str) -> str:
         return f"{self.name}: {' '.join(argv)[:200]}: expected exit status 0, seen {status}: {complaint}"
+
+
+class _Feeder(threading.Thread):
+    """Sends a file beside whoever reads the answers: a command may print more than a pipe holds before it reads on."""
+
+    def __init__(self, running: Running, file: Path, digest: Digest) -> None:
+        super().__init__(name="input", daemon=True)
+        self.digest = digest
+        self.failure: Exception | None = None
+        self._running = running
+        self._file = file
+
+    def run(self) -> None:
+        """Send to the end; what went wrong is left in `failure`, and the command's own words say why."""
+        try:
+            with self._file.open("rb", buffering=0) as source:
+                while chunk := source.read(CHUNK_BYTES):
+                    self.digest.update(chunk)
+                    self._running.write(chunk)
+        except (CommandError, OSError) as error:
+            self.failure = error
+
+    def end(self) -> None:
+        """Wait a moment for the last bytes; a command that has ended reads no more, and no one tells its sender."""
+        self.join(1)
+        if self.is_alive():
+            _stop(self._running)
+            self.join()
 
 
 class _Digested:

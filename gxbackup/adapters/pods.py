@@ -8,6 +8,7 @@ here one by one. A connection that ends without the status that Kubernetes sends
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -177,7 +178,10 @@ def _exit_status(told: bytes, label: str) -> int:
 
 
 def _reason(error: Any) -> str:
-    return f"{error.status or ''} {error.reason or ''}".strip().splitlines()[0]
+    """Say what the API server answered; the client puts headers and body of the refused handshake into one text."""
+    text = str(error.reason or "")
+    told = re.search(r'"message":"((?:[^"\\\\]|\\\\.)*)"', text)
+    return told[1] if told else f"{error.status or ''} {text}".strip().splitlines()[0][:300]
 
 
 assert FRAME_BYTES <= CHUNK_BYTES

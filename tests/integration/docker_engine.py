@@ -22,7 +22,7 @@ from gxbackup import mounts
 
 IMAGE = "gx-tiny:1"
 START_TIMEOUT_SECONDS = 60
-PROGRAMS = ("sh", "sleep", "cat", "true", "false", "test", "touch")
+PROGRAMS = ("sh", "sleep", "cat", "true", "false", "test", "touch", "head", "tee", "wc", "env", "sha256sum", "b2sum")
 # Ends at once when it is told to: process 1 of a container gets no default handling of signals.
 IDLE = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"]
 
@@ -41,7 +41,8 @@ class Engine:
         with (self.folder / "log").open("ab") as log:
             self._dockerd = subprocess.Popen(
                 [
-                    "dockerd", "--host", self.url, "--data-root", self.folder / "data",
+                    # Without a bridge of its own it would remove the one of another Engine on this machine.
+                    "unshare", "--net", "dockerd", "--host", self.url, "--data-root", self.folder / "data",
                     "--exec-root", self.folder / "exec", "--pidfile", self.folder / "pid",
                     "--bridge=none", "--iptables=false", "--ip6tables=false", "--log-level=warn",
                 ],

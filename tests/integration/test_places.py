@@ -1,0 +1,145 @@
+"""Commands in the places where servers run: this host and a real container. The pods' turn is in tests/cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gxbackup.adapters.containers import Containers
+from gxbackup.adapters.places import LocalPlace
+from gxbackup.errors import CommandError, IntegrityError, SourceMissingError
+from gxbackup.ports import Place, PlainStream
+from tests.integration.docker_engine import Engine, running_engine
+
+SECRET = "hunter2-never-to-be-seen"
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with running_engine(tmp_path_factory.mktemp("d")) as started:
+        started.run("gx-place", environment={"PASSWORD": SECRET})
+        yield started
+
+
+@pytest.fixture(params=["this host", "container"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    if request.param == "this host":
+        return LocalPlace("this host", {"PASSWORD": SECRET})
+    engine = request.getfixturevalue("engine")
+    monkeypatch.setenv("DOCKER_HOST", engine.url)
+    return Containers().place("gx-place")
+
+
+def all_of(stream: PlainStream) -> bytes:
+    buffer = memoryview(bytearray(64 * 1024))
+    read = bytearray()
+    while count := stream.readinto(buffer):
+        read += buffer[:count]
+    return bytes(read)
+
+
+def test_output_arrives_whole_and_what_it_said_beside_it_does_not_mix_in(place: Place) -> None:
+    with place.read(["sh", "-c", "echo to be read; echo not to be read >&2; head -c 3000000 /dev/zero"]) as stream:
+        read = all_of(stream)
+        ending = stream.finish()
+
+    assert read == b"to be read\n" + bytes(3_000_000)
+    assert ending.shortfalls == ()
+
+
+def test_a_command_that_fails_after_its_output_is_a_failure_with_its_words(place: Place) -> None:
+    with place.read(["sh", "-c", "echo half of it; echo the disk is gone >&2; exit 3"]) as stream:
+        assert all_of(stream) == b"half of it\n"
+        with pytest.raises(CommandError, match="expected exit status 0, seen 3: the disk is gone"):
+            stream.finish()
+
+
+def test_a_command_that_is_killed_is_a_failure_never_a_shorter_file(place: Place) -> None:
+    with place.read(["sh", "-c", "echo half of it; kill -9 $$"]) as stream:
+        all_of(stream)
+        with pytest.raises(CommandError, match="seen 137"):
+            stream.finish()
+
+
+def test_a_stream_whose_shell_is_gone_never_told_its_end(place: Place) -> None:
+    with place.read(["sh", "-c", "echo half of it; kill -9 $PPID; kill -9 $$"]) as stream:
+        all_of(stream)
+        with pytest.raises(CommandError, match="cut off after|expected exit status"):
+            stream.finish()
+
+
+def test_input_of_any_bytes_arrives_whole_without_an_end_of_the_connection(place: Place, tmp_path: Path) -> None:
+    content = os.urandom(2_000_000)
+    (tmp_path / "input").write_bytes(content)
+
+    ended = place.write(["cat"], tmp_path / "input", timeout_seconds=60)
+
+    assert ended.stdout == content
+
+
+def test_a_command_that_refuses_its_input_is_a_failure_with_its_words(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(bytes(5_000_000))
+
+    with pytest.raises(CommandError, match="expected exit status 0, seen exit status 4: no room"):
+        place.write(["sh", "-c", "echo no room >&2; exit 4"], tmp_path / "input", timeout_seconds=60)
+
+
+def test_a_command_that_read_less_than_it_was_given_is_a_failure(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(os.urandom(5_000_000))
+
+    with pytest.raises((CommandError, IntegrityError)):
+        place.write(["head", "-c", "10"], tmp_path / "input", timeout_seconds=60)
+
+
+def test_a_command_that_takes_too_long_is_ended(place: Place) -> None:
+    with pytest.raises(CommandError, match="not finished after 0.5 s"):
+        place.run(["sleep", "30"], timeout_seconds=0.5)
+
+
+def test_a_conversation_answers_line_by_line(place: Place) -> None:
+    buffer = memoryview(bytearray(1000))
+    with place.start(["cat"], stdin=True) as running:
+        running.write(b"first\n")
+        assert bytes(buffer[: running.readinto(buffer)]) == b"first\n"
+        running.write(b"second\n")
+        assert bytes(buffer[: running.readinto(buffer)]) == b"second\n"
+
+
+def test_a_shell_line_uses_the_password_of_the_place_and_no_argv_holds_it(place: Place) -> None:
+    ended = place.run(["sh", "-c", 'echo "${PASSWORD}"; cat /proc/$$/cmdline'], timeout_seconds=30)
+
+    password, _, argv = ended.text().partition("\n")
+    assert password == SECRET
+    assert SECRET not in argv
+
+
+def test_the_engine_restarted_in_mid_stream_is_an_error(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_engine(tmp_path_factory.mktemp("e")) as engine:
+        engine.run("gx-cut")
+        monkeypatch.setenv("DOCKER_HOST", engine.url)
+        with Containers().place("gx-cut").read(["sh", "-c", "cat /dev/zero"]) as stream:
+            buffer = memoryview(bytearray(1000))
+            assert stream.readinto(buffer)
+            with engine.container("gx-cut") as container:
+                container.kill(signal.SIGKILL)
+            all_of(stream)
+            with pytest.raises(CommandError, match="cut off"):
+                stream.finish()
+
+
+def test_a_container_that_is_not_there_or_stopped_is_named(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.url)
+    engine.run("gx-ended", ["/bin/true"])
+    with engine.container("gx-ended") as container:
+        container.wait()
+
+    with pytest.raises(SourceMissingError, match="container gx-ended: expected running, seen exited"):
+        Containers().place("gx-ended")
+    with pytest.raises(SourceMissingError, match="container gx-absent: expected, seen none"):
+        Containers().place("gx-absent")
