@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from gxbackup.adapters.cluster import asking
+from gxbackup.adapters.kubernetes_answers import ApiRefusalError, is_of_revision, refusal
 from gxbackup.cluster_objects.naming import Kind, Object
 from gxbackup.errors import CollectError
 from gxbackup.model import Frozen
@@ -30,13 +31,6 @@ LARGEST_PAGE_OBJECTS = 500
 PAGE_BYTES = 4 * 1024 * 1024
 MOST_RESTARTS = 3
 FIELD_MANAGER = "gx-backup"
-
-
-class ApiRefusalError(CollectError):
-    """The API server answered, and its answer was no; `status` is the one of HTTP."""
-
-    status: int = 0
-    reason: str = ""
 
 
 class Discovery(Frozen):
@@ -130,23 +124,16 @@ class ObjectApi:
                 return None
             raise
 
-    def apply(
-        self, kind: Kind, wanted: Object, *, dry_run: bool = False, as_name: tuple[str, str] | None = None
-    ) -> tuple[Object, bool]:
+    def apply(self, kind: Kind, wanted: Object, *, dry_run: bool = False) -> tuple[Object, bool]:
         """
-        Apply an object on the server's side; return how it is now, and whether this call created it.
+        Apply an object on the server's side; return how it is now, and whether this call created it. Safe to repeat.
 
-        `dry_run`: checked and answered, nothing is kept. `as_name`: under another namespace and name. Safe to repeat.
-        Raises: ApiRefusalError.
+        `dry_run`: checked and answered, nothing is kept. Raises: ApiRefusalError.
         """
-        body = {**wanted, "metadata": {**wanted["metadata"]}}
-        if as_name is not None:
-            body["metadata"].update(zip(("namespace", "name"), as_name, strict=True))
-        metadata = body["metadata"]
+        metadata = wanted["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
-        answer, status = self._send(
-            "PATCH", kind.path(metadata.get("namespace"), metadata["name"]), query, body, "application/apply-patch+yaml"
-        )
+        path = kind.path(metadata.get("namespace"), metadata["name"])
+        answer, status = self._send("PATCH", path, query, wanted, "application/apply-patch+yaml")
         return answer, status == 201
 
     def replace(self, kind: Kind, earlier: Object) -> None:
@@ -170,9 +157,7 @@ class ObjectApi:
         self, method: str, path: str, query: dict[str, str], body: Object, content_type: str
     ) -> tuple[Object, int]:
         raw = json.dumps(body).encode() if content_type != "application/json" else body
-        answer, _, status = self._call(
-            method, path, query, raw, content_type, RETRY_DELAYS_SECONDS, _is_secret(body, path)
-        )
+        answer, _, status = self._call(method, path, query, raw, content_type, RETRY_DELAYS_SECONDS, "/secrets" in path)
         return answer, status
 
     def _ask(
@@ -197,8 +182,8 @@ class ObjectApi:
             else:
                 if status < 300:
                     return json.loads(raw), len(raw), status
-                if delay is None or not (status == 429 or status >= 500) or _is_of_revision(raw):
-                    raise _refusal(f"{method} {path}", status, raw, is_secret)
+                if delay is None or not _is_passing(method, status) or is_of_revision(raw):
+                    raise refusal(f"{method} {path}", status, raw, is_secret)
             time.sleep(delay)
         raise AssertionError("the last try returns or raises")
 
@@ -285,29 +270,6 @@ def _kind(version: str, resource: Object) -> Kind:
     )
 
 
-def _is_secret(body: Object, path: str) -> bool:
-    return body.get("kind") == "Secret" or "/secrets/" in path
-
-
-def _is_of_revision(raw: bytes) -> bool:
-    """Tell whether etcd does not have the revision asked for: asking again does not help."""
-    return b"required revision" in raw
-
-
-def _refusal(what: str, status: int, raw: bytes, is_secret: bool) -> ApiRefusalError:
-    try:
-        told = json.loads(raw)
-        assert isinstance(told, dict)
-    except (ValueError, AssertionError):
-        told = {"message": raw[:200].decode("utf-8", "replace")}
-    causes = (told.get("details") or {}).get("causes") or ()
-    # What it says of a Secret may repeat the secret.
-    said = ", ".join(str(cause.get("field")) for cause in causes) if is_secret else told.get("message")
-    hints = ("docs/how-to/give-the-worker-access-to-kubernetes.md lists the rights it needs",)
-    error = ApiRefusalError(
-        f"{what}: seen {status} {told.get('reason') or ''}: {str(said or 'no reason given')[:500]}",
-        *(hints if status in (401, 403) else ()),
-        retryable=status == 429 or status >= 500,
-    )
-    error.status, error.reason = status, str(told.get("reason") or "")
-    return error
+def _is_passing(method: str, status: int) -> bool:
+    """Tell whether the same question may be answered in a moment; an object that cannot be decoded is a 500 too."""
+    return status in (429, 502, 503, 504) or (status == 500 and method == "GET")

@@ -7,24 +7,31 @@ Source: strategy row K8s Manifests; design, "What is protected".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.kubernetes_objects import ObjectApi
 from gxbackup.cluster_objects.capturing import APPLY, RAW, ObjectStream, captured_kinds
-from gxbackup.cluster_objects.naming import is_matched
-from gxbackup.model import Capture, Evidence
+from gxbackup.cluster_objects.choosing import ChosenObjects
+from gxbackup.cluster_objects.naming import Choice, is_matched, label_of, spelled
+from gxbackup.cluster_objects.putting import put
+from gxbackup.cluster_objects.trying import listed, rehearse, survey
+from gxbackup.errors import IntegrityError
+from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream
-from gxbackup.sources.base import Source
+from gxbackup.sources.base import Restorable, Work
 
 OBJECT_BYTES = 8 * 1024
 
 
-class KubernetesObjects(Source):
+class KubernetesObjects(Restorable):
     """All objects of the cluster that KUBECONFIG names."""
 
     default_folder: ClassVar[str] = "kubernetes"
@@ -75,3 +82,63 @@ class KubernetesObjects(Source):
                 self.skip_kinds,
                 None if revision is None else str(revision),
             )
+
+    def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
+        """See `Restorable`: the raw form, from which any object can be restored."""
+        del options
+        return tuple(artifact for artifact in artifacts if artifact.settings.get("form") == RAW)
+
+    def target(self, work: Work) -> str:
+        """See `Restorable`."""
+        return str(Choice(work.options))
+
+    def preview(self, host: Host, work: Work) -> list[str]:
+        """See `Restorable`: a difference to the live cluster, as its API server tells it; values are never shown."""
+        with self._chosen(host, work) as chosen:
+            seen = survey(chosen)
+            seen.require_applicable()
+            return seen.in_words()
+
+    def rehearse(self, host: Host, work: Work) -> list[str]:
+        """
+        See `Restorable`: every object read, counted against the evidence, and judged by the live API server as new.
+
+        The server keeps nothing of it. That objects really come back is what an empty server shows, in a drill.
+        """
+        counts = _counted(work)
+        with self._chosen(host, work) as chosen:
+            accepted, unchecked = rehearse(chosen)
+            chosen.choice.require_all_matched()
+        words = [
+            f"{counts.total()} objects, as many of each kind as were captured: {spelled(counts)}",
+            f"{accepted} of them accepted by the API server (dry run)",
+        ]
+        return [*words, *([f"not checked: {listed(unchecked)}"] if unchecked else [])]
+
+    def apply(self, host: Host, work: Work) -> list[str]:
+        """See `Restorable`."""
+        with self._chosen(host, work) as chosen:
+            return put(chosen, work.safety_dir)
+
+    @contextmanager
+    def _chosen(self, host: Host, work: Work) -> Iterator[ChosenObjects]:
+        with host.cluster.api() as client:
+            yield ChosenObjects(ObjectApi(client), _raw(work), Choice(work.options))
+
+
+def _raw(work: Work) -> Path:
+    return work.opened[0].file
+
+
+def _counted(work: Work) -> Counter[str]:
+    """Count the objects of each kind; IntegrityError where they are not as many as the evidence says."""
+    counts: Counter[str] = Counter()
+    with _raw(work).open("rb") as lines:
+        for line in lines:
+            counts[label_of(json.loads(line))] += 1
+    told = work.opened[0].artifact.evidence.get("objects")
+    expected = {str(kind): count for kind, count in told.items() if count} if isinstance(told, dict) else {}
+    for kind in sorted({*counts, *expected}):
+        if counts[kind] != expected.get(kind, 0):
+            raise IntegrityError(f"{kind}: expected {expected.get(kind, 0)} objects, seen {counts[kind]}")
+    return counts

@@ -1,0 +1,131 @@
+"""The objects of a snapshot that one restore is about, in their order, and how the live cluster serves them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from gxbackup.adapters.kubernetes_answers import ApiRefusalError
+from gxbackup.adapters.kubernetes_objects import Discovery, ObjectApi
+from gxbackup.cluster_objects import cleaning
+from gxbackup.cluster_objects.differences import changed_paths
+from gxbackup.cluster_objects.naming import Choice, Kind, Object, label_of, name_of
+
+# Their names follow from what is in them: they cannot be tried under another one.
+_NAMED_BY_CONTENT = ("CustomResourceDefinition", "APIService", "Namespace")
+
+
+class ChosenObjects:
+    """
+    What is asked for of the raw form of a snapshot, cleaned; read line by line each time.
+
+    `coming` are the namespaces among those yielded so far; `not_for_restore` counts what the cluster makes itself.
+    """
+
+    def __init__(self, api: ObjectApi, file: Path, choice: Choice) -> None:
+        self.api = api
+        self.choice = choice
+        self.coming: set[str] = set()
+        self.not_for_restore = 0
+        self._file = file
+        self._defined: set[tuple[str, str]] = set()
+        self._discovery: Discovery = api.discover()
+
+    def __iter__(self) -> Iterator[Object]:
+        """Yield each object in the order of the snapshot, which is that of a restore."""
+        self.coming, self.not_for_restore, self._defined = set(), 0, set()
+        with self._file.open("rb") as lines:
+            for line in lines:
+                found = json.loads(line)
+                if not self.choice.takes(found, cleaning.is_built_in(found)):
+                    continue
+                cleaned = cleaning.clean(found)
+                if cleaned is None:
+                    self.not_for_restore += 1
+                    continue
+                if cleaned["kind"] == "Namespace":
+                    self.coming.add(cleaned["metadata"]["name"])
+                if is_definition(cleaned):
+                    self._defined |= defined_kinds(cleaned)
+                yield cleaned
+
+    def discover(self) -> None:
+        """Ask anew what the cluster serves: a CustomResourceDefinition changes that."""
+        self._discovery = self.api.discover()
+
+    def served(self, wanted: Object) -> Kind | None:
+        """Return how the cluster serves an object's kind; None where it does not."""
+        return self._discovery.served.get((wanted["apiVersion"], wanted["kind"]))
+
+    def serves_all(self, definition: Object) -> bool:
+        """Tell whether the cluster serves every kind that a CustomResourceDefinition defines."""
+        return defined_kinds(definition) <= self._discovery.served.keys()
+
+    def is_defined(self, wanted: Object) -> bool:
+        """Tell whether an object yielded before this one defines its kind."""
+        return (wanted["apiVersion"], wanted["kind"]) in self._defined
+
+    def unserved(self, wanted: Object) -> str:
+        """Say why an object cannot be applied to this cluster, and what can be done."""
+        other = sorted(api for api, kind in self._discovery.served if kind == wanted["kind"])
+        instead = f"it serves {', '.join(other)}" if other else "restore its CustomResourceDefinition too"
+        return f"{name_of(wanted)}: the cluster does not serve {label_of(wanted)}; {instead}"
+
+    def live(self, wanted: Object) -> Object | None:
+        """Return the live object of this kind, namespace and name; None where there is none."""
+        kind = self.served(wanted)
+        metadata = wanted["metadata"]
+        return self.api.read(kind, metadata.get("namespace"), metadata["name"]) if kind else None
+
+    def namespace_state(self, namespace: str) -> str:
+        """Return Active, Terminating or absent."""
+        live = self.api.read(self._discovery.served["v1", "Namespace"], None, namespace)
+        return "absent" if live is None else str((live.get("status") or {}).get("phase") or "Active")
+
+    def changes(self, kind: Kind, wanted: Object, live: Object) -> list[str] | None:
+        """Return the paths of a live object that applying would change, as the server says; None: it cannot tell."""
+        try:
+            return changed_paths(live, self.api.apply(kind, wanted, dry_run=True)[0])
+        except ApiRefusalError as error:
+            if _cannot_be_tried(error):
+                return None
+            raise
+
+    def is_accepted_as_new(self, kind: Kind, wanted: Object) -> bool:
+        """
+        Tell whether the server would take an object, tried under a name that nobody has; False where it cannot tell.
+
+        Raises: ApiRefusalError where it would not.
+        """
+        name = f"gx-dry-run-{secrets.token_hex(4)}"
+        metadata = {**wanted["metadata"], "name": name, **({"namespace": "default"} if kind.namespaced else {})}
+        trial = wanted if wanted["kind"] in _NAMED_BY_CONTENT else {**wanted, "metadata": metadata}
+        try:
+            self.api.apply(kind, trial, dry_run=True)
+        except ApiRefusalError as error:
+            # What a new object needs may come with the restore: an account, a quota, a right.
+            if _cannot_be_tried(error) or error.status == 403:
+                return False
+            raise
+        return True
+
+
+def is_definition(found: Object) -> bool:
+    """Tell whether an object is a CustomResourceDefinition."""
+    return label_of(found) == "apiextensions.k8s.io/v1 CustomResourceDefinition"
+
+
+def defined_kinds(definition: Object) -> set[tuple[str, str]]:
+    """Return apiVersion and kind of what a CustomResourceDefinition defines."""
+    spec = definition["spec"]
+    return {
+        (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
+        for version in spec["versions"]
+        if version["served"]
+    }
+
+
+def _cannot_be_tried(error: ApiRefusalError) -> bool:
+    return "does not support dry run" in error.message

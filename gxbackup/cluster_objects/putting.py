@@ -1,0 +1,111 @@
+"""
+Objects of a snapshot applied to the live cluster, in order; undone on failure.
+
+Applying is idempotent: a run that was killed is ended by running it again. Nothing that the snapshot does not hold is
+touched, and nothing is deleted but what a failed run itself had created.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from gxbackup.cluster_objects.choosing import ChosenObjects, is_definition
+from gxbackup.cluster_objects.journal import Journal
+from gxbackup.cluster_objects.naming import Object, name_of
+from gxbackup.cluster_objects.trying import listed, survey
+from gxbackup.errors import BackupError, RestoreError
+
+SERVED_TIMEOUT_SECONDS = 60
+POLL_SECONDS = 0.1
+
+
+def put(chosen: ChosenObjects, safety_dir: Path) -> list[str]:
+    """
+    Apply what differs, compare, and say what was done; what is overwritten is copied to safety before.
+
+    Raises: RestoreRefusedError before anything is touched; RestoreError naming the object that failed.
+    """
+    survey(chosen).require_applicable()
+    journal = Journal.begin(safety_dir)
+    work = _Putting(chosen, journal)
+    try:
+        work.apply_all()
+        differing = work.compare_all()
+    except BaseException as error:
+        kept = journal.put_back(chosen.api)
+        if isinstance(error, BackupError):
+            raise RestoreError(f"kubernetes objects: {work.at}: {error.message}", kept, *error.hints) from None
+        raise
+    journal.close()
+    counts = work.counts
+    there = f"all {counts.total()} are there"
+    words = [
+        f"{counts['added']} objects added, {counts['changed']} changed, {counts['same']} were the same already",
+        f"{there}, changed by the cluster since: {listed(differing)}"
+        if differing
+        else f"{there} and equal the snapshot",
+    ]
+    return [*words, *([f"what was overwritten lies in {journal.copies}"] if counts["changed"] else [])]
+
+
+class _Putting:
+    """The state of one run: what it did, and where it is."""
+
+    def __init__(self, chosen: ChosenObjects, journal: Journal) -> None:
+        self.counts: Counter[str] = Counter()
+        self.at = "begin"
+        self._chosen = chosen
+        self._journal = journal
+
+    def apply_all(self) -> None:
+        """Apply each object; custom resources wait until their kinds are served."""
+        definitions: list[Object] = []
+        for wanted in self._chosen:
+            if definitions and not is_definition(wanted):
+                self._await_served(definitions)
+                definitions = []
+            self.at = name_of(wanted)
+            done = self._apply(wanted)
+            self.counts[done] += 1
+            if is_definition(wanted) and done != "same":
+                definitions.append(wanted)
+        self._await_served(definitions)
+
+    def compare_all(self) -> list[str]:
+        """Return the objects that differ from the snapshot again; RestoreError where one is not there."""
+        differing = []
+        for wanted in self._chosen:
+            self.at = name_of(wanted)
+            kind, live = self._chosen.served(wanted), self._chosen.live(wanted)
+            if kind is None or live is None:
+                raise RestoreError("expected it after the restore, seen none")
+            if self._chosen.changes(kind, wanted, live):
+                differing.append(name_of(wanted))
+        return differing
+
+    def _apply(self, wanted: Object) -> str:
+        kind = self._chosen.served(wanted)
+        if kind is None:
+            raise RestoreError(self._chosen.unserved(wanted))
+        live = self._chosen.live(wanted)
+        if live is not None:
+            if self._chosen.changes(kind, wanted, live) == []:
+                return "same"
+            self._journal.keep(kind, live)
+        done, created = self._chosen.api.apply(kind, wanted)
+        if created:
+            self._journal.created(kind, done)
+        return "added" if created else "changed"
+
+    def _await_served(self, definitions: list[Object]) -> None:
+        deadline = time.monotonic() + SERVED_TIMEOUT_SECONDS
+        while definitions:
+            self._chosen.discover()
+            waiting = [name_of(one) for one in definitions if not self._chosen.serves_all(one)]
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise RestoreError(f"{waiting[0]}: expected its kinds to be served within {SERVED_TIMEOUT_SECONDS} s")
+            time.sleep(POLL_SECONDS)

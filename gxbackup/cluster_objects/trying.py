@@ -1,0 +1,155 @@
+"""What a restore of objects would change, and whether the server would take it: it is asked, and keeps nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gxbackup.adapters.kubernetes_answers import ApiRefusalError
+from gxbackup.cluster_objects.choosing import ChosenObjects
+from gxbackup.cluster_objects.naming import Kind, Object, name_of
+from gxbackup.errors import RestoreError, RestoreRefusedError
+
+LINES_SHOWN = 200
+PATHS_SHOWN = 5
+NAMES_SHOWN = 10
+
+
+@dataclass
+class Survey:
+    """What applying would do, as the server itself says."""
+
+    added: int = 0
+    changed: int = 0
+    same: int = 0
+    not_for_restore: int = 0
+    lines: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def note(self, line: str) -> None:
+        """Keep a line for people; only so many."""
+        if len(self.lines) < LINES_SHOWN:
+            self.lines.append(line)
+
+    def require_applicable(self) -> None:
+        """Raise RestoreRefusedError naming what the server would not take."""
+        if self.refused:
+            raise RestoreRefusedError(
+                f"kubernetes objects: {len(self.refused)} of them cannot be applied, so nothing was touched: "
+                f"{listed(self.refused)}",
+                "choose others by namespaces, kinds and names; what cannot be changed in place, delete by hand first",
+            )
+
+    def in_words(self) -> list[str]:
+        """Return what a person reads before approving."""
+        words = [f"{self.added} objects are added, {self.changed} changed, {self.same} are the same; none is deleted"]
+        if self.not_for_restore:
+            words.append(f"{self.not_for_restore} objects of the snapshot stay out: the cluster makes them itself")
+        words += self.lines
+        if (hidden := self.added + self.changed - len(self.lines)) > 0:
+            words.append(f"… and {hidden} more")
+        if self.unchecked:
+            words.append(f"not checked before they are applied: {listed(self.unchecked)}")
+        return words
+
+
+def survey(chosen: ChosenObjects) -> Survey:
+    """
+    Ask the server what applying each object would change.
+
+    Raises: RestoreRefusedError where the options name what the snapshot does not hold.
+    """
+    seen = Survey()
+    states: dict[str, str] = {}
+    for wanted in chosen:
+        kind = chosen.served(wanted)
+        try:
+            if kind is None:
+                _look_at_unserved(chosen, wanted, seen)
+            elif obstacle := _obstacle(chosen, wanted, states):
+                seen.refused.append(f"{name_of(wanted)}: {obstacle}")
+            else:
+                _look_at(chosen, kind, wanted, seen, states)
+        except ApiRefusalError as error:
+            seen.refused.append(f"{name_of(wanted)}: {error.message}")
+    chosen.choice.require_all_matched()
+    seen.not_for_restore = chosen.not_for_restore
+    return seen
+
+
+def rehearse(chosen: ChosenObjects) -> tuple[int, list[str]]:
+    """
+    Let the server judge each object as if it were new; return how many it accepts, and which it cannot judge.
+
+    Raises: RestoreError naming those it refuses.
+    """
+    accepted = 0
+    unchecked: list[str] = []
+    refused: list[str] = []
+    for wanted in chosen:
+        kind = chosen.served(wanted)
+        try:
+            if kind is not None and chosen.is_accepted_as_new(kind, wanted):
+                accepted += 1
+            elif kind is not None or chosen.is_defined(wanted):
+                unchecked.append(name_of(wanted))
+            else:
+                refused.append(chosen.unserved(wanted))
+        except ApiRefusalError as error:
+            refused.append(f"{name_of(wanted)}: {error.message}")
+    if refused:
+        raise RestoreError(f"kubernetes objects: the API server refuses {len(refused)} of them: {listed(refused)}")
+    return accepted, unchecked
+
+
+def listed(names: list[str]) -> str:
+    """Spell the first few of many."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return "; ".join(names[:NAMES_SHOWN]) + more
+
+
+def _obstacle(chosen: ChosenObjects, wanted: Object, states: dict[str, str]) -> str:
+    """Say what stands in the way of an object before it is even tried; nothing: empty."""
+    namespace = wanted["metadata"].get("namespace")
+    if not namespace:
+        return ""
+    if namespace not in states:
+        states[namespace] = chosen.namespace_state(namespace)
+    if states[namespace] == "Terminating":
+        return f"namespace {namespace} is being deleted; wait until it is gone"
+    if states[namespace] == "absent" and namespace not in chosen.coming:
+        return f"there is no namespace {namespace}; restore the Namespace too"
+    return ""
+
+
+def _look_at_unserved(chosen: ChosenObjects, wanted: Object, seen: Survey) -> None:
+    if not chosen.is_defined(wanted):
+        seen.refused.append(chosen.unserved(wanted))
+        return
+    seen.added += 1
+    seen.note(f"added: {name_of(wanted)}")
+    seen.unchecked.append(name_of(wanted))
+
+
+def _look_at(chosen: ChosenObjects, kind: Kind, wanted: Object, seen: Survey, states: dict[str, str]) -> None:
+    live = None if states.get(wanted["metadata"].get("namespace") or "") == "absent" else chosen.live(wanted)
+    if live is None:
+        seen.added += 1
+        seen.note(f"added: {name_of(wanted)}")
+        if not chosen.is_accepted_as_new(kind, wanted):
+            seen.unchecked.append(name_of(wanted))
+        return
+    if live["metadata"].get("deletionTimestamp"):
+        seen.refused.append(f"{name_of(wanted)}: it is being deleted; wait until it is gone")
+        return
+    paths = chosen.changes(kind, wanted, live)
+    if paths is None:
+        seen.changed += 1
+        seen.unchecked.append(name_of(wanted))
+        seen.note(f"changed: {name_of(wanted)}: what, cannot be told")
+    elif paths:
+        more = f" and {len(paths) - PATHS_SHOWN} more" if len(paths) > PATHS_SHOWN else ""
+        seen.changed += 1
+        seen.note(f"changed: {name_of(wanted)}: {', '.join(paths[:PATHS_SHOWN])}{more}")
+    else:
+        seen.same += 1
