@@ -180,7 +180,7 @@ def _exit_status(told: bytes, label: str) -> int:
 def _reason(error: Any) -> str:
     """Say what the API server answered; the client puts headers and body of the refused handshake into one text."""
     text = str(error.reason or "")
-    told = re.search(r'"message":"((?:[^"\\\\]|\\\\.)*)"', text)
+    told = re.search(r'"message":"(.*?)","', text)
     return told[1] if told else f"{error.status or ''} {text}".strip().splitlines()[0][:300]
 
 
