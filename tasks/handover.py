@@ -38,20 +38,54 @@ def went_on_elsewhere(server: str) -> bool:
         mine = client.read_flow_run(UUID(runtime.flow_run.id))
         if mine.work_pool_name == pool:
             return False
-        if client.read_work_pool(pool).status != WorkPoolStatus.READY:
-            raise RestoreError(
-                f"{server} lives on {settings.runs_on}: no worker is online in its pool {pool}",
-                f"on {settings.runs_on}: systemctl status gx-backup-worker@{pool}",
-                "where that host is gone for good: set its replacement up (docs/how-to/set-up-a-host.md)",
-            )
+        require_worker(client, settings.runs_on, f"{server} lives on {settings.runs_on}")
         theirs = _watch(client, _create(client, mine, pool), f"{server} lives on {settings.runs_on}")
+    _require_completed(theirs, pool)
+    return True
+
+
+def run_on(host_name: str, deployment: str, parameters: dict[str, Any]) -> None:
+    """
+    Run another deployment in a host's own pool, and return once it completed.
+
+    Raises: RestoreError where no worker is online there, or that run did not begin in time or did not complete.
+    """
+    pool = host.inventory().hosts[host_name].pool
+    with get_client(sync_client=True) as client:
+        require_worker(client, host_name, f"{deployment} must run on {host_name}")
+        found = client.read_deployment_by_name(f"{deployment}/{deployment}")
+        body: dict[str, Any] = {
+            "name": f"{deployment} on {host_name}",
+            "flow_id": str(found.flow_id),
+            "deployment_id": str(found.id),
+            "parameters": parameters,
+            "job_variables": found.job_variables,
+            "tags": found.tags,
+            "work_pool_name": pool,
+            "state": {"type": "SCHEDULED"},
+        }
+        theirs = _watch(client, _created(client, body), f"{deployment} must run on {host_name}")
+    _require_completed(theirs, pool)
+
+
+def require_worker(client: SyncPrefectClient, host_name: str, why: str) -> None:
+    """Raise RestoreError unless a worker is online in a host's own pool."""
+    pool = host.inventory().hosts[host_name].pool
+    if client.read_work_pool(pool).status != WorkPoolStatus.READY:
+        raise RestoreError(
+            f"{why}: no worker is online in its pool {pool}",
+            f"on {host_name}: systemctl status gx-backup-worker@{pool}",
+            "where that host is gone for good: set its replacement up (docs/how-to/set-up-a-host.md)",
+        )
+
+
+def _require_completed(theirs: FlowRun, pool: str) -> None:
     assert theirs.state is not None
     if not theirs.state.is_completed():
         raise RestoreError(
             f"{theirs.name} in the pool {pool}: expected Completed, seen {theirs.state.name}: {theirs.state.message}",
             "that run's page tells what it did",
         )
-    return True
 
 
 def _watch(client: SyncPrefectClient, theirs: FlowRun, why: str) -> FlowRun:
@@ -97,5 +131,9 @@ def _create(client: SyncPrefectClient, mine: FlowRun, pool: str) -> FlowRun:
         # A retry of this run finds the run that it created before.
         "idempotency_key": f"handover-{mine.id}",
     }
+    return _created(client, body)
+
+
+def _created(client: SyncPrefectClient, body: dict[str, Any]) -> FlowRun:
     answer = client.request("POST", "/flow_runs/", json=body)
     return client.read_flow_run(UUID(answer.json()["id"]))

@@ -145,7 +145,11 @@ class Etcd(Restorable):
                 "stopped first and join again",
                 "start the flow restore-k3s-cluster",
             )
-        return self.recover_first(work, k3s_recovery.begin(self.k3s(), work.opened[0].artifact.plain_sha256[:12]))
+        recovery = k3s_recovery.begin(self.k3s(), work.opened[0].artifact.plain_sha256[:12])
+        done = self.recover_first(work, recovery)
+        done += self.compare(work)
+        recovery.finish()
+        return done
 
     def recover_first(self, work: Work, recovery: k3s_recovery.Recovery) -> list[str]:
         """
@@ -154,10 +158,15 @@ class Etcd(Restorable):
         Raises: RestoreError; the old database lies beside the new one, and nothing was deleted.
         """
         database, tokens = work_set(work)
-        state = _checked(database)
+        _checked(database)
         token_set = k3s_token.unpack(tokens.file, tokens.artifact.evidence, work.area)
-        done = recovery.restore_first(_holds(database), database.file, token_set)
-        return [*done, *k3s_recovery.compare(self.k3s(), state.objects)]
+        return recovery.restore_first(_holds(database), database.file, token_set)
+
+    def compare(self, work: Work) -> list[str]:
+        """Compare what the recovered cluster's API lists with the set's evidence; RestoreError where it lists less."""
+        told = work_set(work)[0].artifact.evidence["objects_by_resource"]
+        assert isinstance(told, dict)
+        return k3s_recovery.compare(self.k3s(), {name: int(str(count)) for name, count in told.items()})
 
     def _token_tree(self, k3s: K3s) -> Directory:
         return Directory(

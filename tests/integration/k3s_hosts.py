@@ -14,12 +14,18 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from estate import await_condition, free_port
 
+from gxbackup.adapters.containers import Containers
+from gxbackup.adapters.host import Host
+from gxbackup.model import Artifact, Capture, Part
+from gxbackup.ports import StreamEnd
+from gxbackup.sources.base import Opened, Work
 from gxbackup.sources.etcd import Etcd
 
 PROGRAM = Path(__file__).with_name("k3s_program.py")
@@ -32,6 +38,7 @@ SEEDED = {
     "services": ["services/specs/default/web"],
     "widgets.example.com": ["example.com/widgets/default/w1", "example.com/widgets/default/w2"],
 }
+COUNTS = {resource: len(paths) for resource, paths in SEEDED.items()}
 
 
 class K3sHost:
@@ -56,6 +63,7 @@ class K3sHost:
             "peer": f"http://127.0.0.1:{free_port()}", "joins": str(joins.root) if joins else "", "flags": flags,
         }  # fmt: skip
         (root / "host.json").write_text(json.dumps(told))
+        (self.config_dir / "config.yaml").write_text(f"node-name: {name}\n")
         authority = (joins.server / "tls" / "server-ca.crt").read_bytes() if joins else new_authority()
         (self.server / "tls" / "server-ca.crt").write_bytes(authority)
         self.write_token(PASSWORD)
@@ -152,3 +160,50 @@ def new_authority() -> bytes:
         .sign(key, hashes.SHA256())
     )  # fmt: skip
     return certificate.public_bytes(Encoding.PEM)
+
+
+def play(server: K3sHost, area: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be this host: its programs, and a staging directory below `area`."""
+    monkeypatch.setenv("PATH", server.path)
+    monkeypatch.setenv("GX_STAGING_DIR", str(area / "staging"))
+
+
+def host() -> Host:
+    """Return this host as sources see it."""
+    return Host(Containers())
+
+
+def read(source: Etcd, capture: Capture) -> tuple[bytes, StreamEnd]:
+    """Read a capture to its end."""
+    buffer = memoryview(bytearray(1024**2))
+    plain = bytearray()
+    with source.open(host(), capture) as stream:
+        while count := stream.readinto(buffer):
+            plain += buffer[:count]
+        return bytes(plain), stream.finish()
+
+
+def work(source: Etcd, area: Path) -> Work:
+    """Capture everything, and give it as a restore gets it."""
+    area.mkdir(parents=True, exist_ok=True)
+    return Work(
+        data_type="etcd-snapshots",
+        opened=tuple(opened(source, capture, area) for capture in source.collect(host(), "etcd-snapshots")),
+        area=area,
+        safety_dir=area,
+    )
+
+
+def opened(source: Etcd, capture: Capture, area: Path) -> Opened:
+    """Return a capture as a restore opens it."""
+    plain, ending = read(source, capture)
+    file = area / capture.name
+    file.write_bytes(plain)
+    digest = sha256(plain).hexdigest()
+    artifact = Artifact(
+        data_type=capture.data_type, kind="etcd", path=f"datastore/{capture.name}.zst.age",
+        parts=(Part(path=f"datastore/{capture.name}.zst.age", size_bytes=1, sha256=digest),),
+        sealed_size_bytes=1, sealed_sha256=digest, plain_size_bytes=len(plain), plain_sha256=digest, keep_days=30,
+        settings=capture.settings, evidence={**capture.evidence, **ending.evidence},
+    )  # fmt: skip
+    return Opened(artifact=artifact, file=file)

@@ -17,16 +17,9 @@ import pytest
 
 from gxbackup import etcd_snapshot
 from gxbackup.adapters import etcd
-from gxbackup.adapters.containers import Containers
-from gxbackup.adapters.host import Host
 from gxbackup.errors import CollectError, IntegrityError, RestoreRefusedError, SourceMissingError
-from gxbackup.model import Artifact, Capture, Part
-from gxbackup.ports import StreamEnd
-from gxbackup.sources.base import Opened, Work
-from gxbackup.sources.etcd import Etcd
-from tests.integration.k3s_hosts import PASSWORD, SEEDED, K3sHost, new_authority
+from tests.integration.k3s_hosts import COUNTS, PASSWORD, K3sHost, host, new_authority, play, read, work
 
-COUNTS = {resource: len(paths) for resource, paths in SEEDED.items()}
 STRAY = "gx-20260101t000000z-vps3-1767225600"
 
 
@@ -56,50 +49,6 @@ def single(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> K3sHost:
     made.seed_sqlite()
     play(made, tmp_path, monkeypatch)
     return made
-
-
-def play(server: K3sHost, area: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be this host."""
-    monkeypatch.setenv("PATH", server.path)
-    monkeypatch.setenv("GX_STAGING_DIR", str(area / "staging"))
-
-
-def host() -> Host:
-    return Host(Containers())
-
-
-def read(source: Etcd, capture: Capture) -> tuple[bytes, StreamEnd]:
-    buffer = memoryview(bytearray(1024**2))
-    plain = bytearray()
-    with source.open(host(), capture) as stream:
-        while count := stream.readinto(buffer):
-            plain += buffer[:count]
-        return bytes(plain), stream.finish()
-
-
-def work(source: Etcd, area: Path) -> Work:
-    """Capture everything, and give it as a restore gets it."""
-    area.mkdir(parents=True, exist_ok=True)
-    return Work(
-        data_type="etcd-snapshots",
-        opened=tuple(opened(source, capture, area) for capture in source.collect(host(), "etcd-snapshots")),
-        area=area,
-        safety_dir=area,
-    )
-
-
-def opened(source: Etcd, capture: Capture, area: Path) -> Opened:
-    plain, ending = read(source, capture)
-    file = area / capture.name
-    file.write_bytes(plain)
-    digest = sha256(plain).hexdigest()
-    artifact = Artifact(
-        data_type=capture.data_type, kind="etcd", path=f"datastore/{capture.name}.zst.age",
-        parts=(Part(path=f"datastore/{capture.name}.zst.age", size_bytes=1, sha256=digest),),
-        sealed_size_bytes=1, sealed_sha256=digest, plain_size_bytes=len(plain), plain_sha256=digest, keep_days=30,
-        settings=capture.settings, evidence={**capture.evidence, **ending.evidence},
-    )  # fmt: skip
-    return Opened(artifact=artifact, file=file)
 
 
 def test_an_etcd_snapshot_is_proven_counted_and_gone_from_the_host(server: K3sHost) -> None:
