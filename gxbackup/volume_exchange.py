@@ -52,6 +52,8 @@ top=$(pwd -P)
 (cd "$from" && each into "$top") && sync && mv .gxbackup-undo "$before" && rm .gxbackup-moved && rmdir "$from"
 """
 )
+# tar stops reading at its two zero blocks; what pads them is input too.
+_UNPACK = 'tar "$@"; status=$?; cat >/dev/null; exit "$status"'
 
 
 class VolumeExchange:
@@ -81,9 +83,8 @@ class VolumeExchange:
 
     def unpack(self, tar: Path, *options: str) -> None:
         """Unpack a tar, already vetted, into what `prepare` made; options are GNU tar's."""
-        self.place.write(
-            ["tar", "-C", f"{self.folder}/{NEW}", *options, "-xpf", "-"], tar, timeout_seconds=UNPACK_TIMEOUT_SECONDS
-        )
+        argv = ["sh", "-c", _UNPACK, "sh", "-C", f"{self.folder}/{NEW}", *options, "-xpf", "-"]
+        self.place.write(argv, tar, timeout_seconds=UNPACK_TIMEOUT_SECONDS)
 
     def exchange(self) -> str:
         """Put the restored content in place; return where the old one lies now. On failure all is as it was."""

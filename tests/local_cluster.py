@@ -35,8 +35,10 @@ class FolderPlace(LocalPlace):
 class LocalCluster:
     """What sources ask of a cluster, for pods that are folders; stopping and starting them is only noted."""
 
-    def __init__(self, volumes: Mapping[str, Path]) -> None:
+    def __init__(self, volumes: Mapping[str, Path], mount: str = VOLUME) -> None:
         self.volumes = dict(volumes)
+        self.mount = mount
+        self.stopped: set[str] = set()
         self.not_ready: set[str] = set()
         self.scaled: list[tuple[str, int]] = []
         self.urls: dict[str, str] = {}
@@ -50,10 +52,10 @@ class LocalCluster:
             Pod(
                 namespace=namespace, name=name, uid=name, node="here", ready=name not in self.not_ready,
                 state="Running" if name not in self.not_ready else "Pending", containers=("one",), images=("image",),
-                labels={key: value} if key else {}, claims={f"data-{name}": VOLUME},
+                labels={key: value} if key else {}, claims={f"data-{name}": self.mount},
             )
             for name in sorted(self.volumes)
-            if key != "app" or name.rpartition("-")[0] == value
+            if name not in self.stopped and (key != "app" or name.rpartition("-")[0] == value)
         )  # fmt: skip
 
     def place(
@@ -72,6 +74,7 @@ class LocalCluster:
 
     def scale(self, namespace: str, name: str, replicas: int, timeout_seconds: float = 600) -> None:
         self.scaled.append((name, replicas))
+        (self.stopped.discard if replicas else self.stopped.add)(f"{name}-0")
 
     def endpoint(self, namespace: str, service: str, port: int) -> str:
         return self.urls[service]

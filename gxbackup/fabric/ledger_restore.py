@@ -1,0 +1,180 @@
+"""
+One peer's or orderer's volume put back: stopped, unpacked beside, proven, exchanged, started, and its height compared.
+
+Source: facts B11, B12 (an older ledger onto a newer peer; one orderer beside others that moved on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from gxbackup import trees
+from gxbackup.adapters.cluster import Pod
+from gxbackup.adapters.host import Host
+from gxbackup.adapters.places import LocalPlace
+from gxbackup.adapters.volumes import volume_of
+from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
+from gxbackup.fabric import blocks
+from gxbackup.fabric import layout as files
+from gxbackup.sources.base import Opened, Work
+from gxbackup.tarstream import TarScanner
+from gxbackup.volume_exchange import VolumeExchange
+
+CHUNK_BYTES = 1024**2
+_INCREMENTAL = ("--listed-incremental=/dev/null", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*",
+                "--delay-directory-restore", "--warning=no-timestamp")  # fmt: skip
+
+
+class LedgerRestore:
+    """The restore of one volume from its level 0 and, on other days, the level 1 upon it."""
+
+    def __init__(self, host: Host | None, namespace: str, role: str, work: Work, levels: Sequence[Opened]) -> None:
+        self._host = host
+        self._namespace = namespace
+        self._role = role
+        self._work = work
+        self._levels = levels
+        last = levels[-1].artifact
+        self.pod = str(last.settings["pod"])
+        self._settings = last.settings
+        self._evidence = last.evidence
+        self._statefulset = str(last.settings["statefulset"])
+
+    def preview(self) -> list[str]:
+        """Say what is exchanged, with the heights kept and there now. Raises: RestoreRefusedError, see `Ledger`."""
+        self._vet()
+        folder = self._folder()
+        kept = _heights(self._evidence.get("heights"))
+        there = self._heights_there(folder)
+        older = [f"{name}: {there[name]} there, {height} kept" for name, height in kept.items()
+                 if there.get(name, 0) > height]  # fmt: skip
+        older += [f"{name}: {there[name]} there, not in the backup" for name in there if name not in kept]
+        if older and not self._work.options.get("allow_older"):
+            raise RestoreRefusedError(
+                f"{self.pod}: the backup is older than what is there: {'; '.join(older)}",
+                "a node that is behind catches up by itself from the others; nothing was touched",
+                "to go back on purpose, say allow_older",
+            )
+        return [
+            f"{self.pod}: {folder} is exchanged; heights kept: {_told(kept)}; there now: {_told(there)}",
+            f"{self.pod}: stands still meanwhile; rebuilds {', '.join(files.DERIVED[self._role]) or 'nothing'}",
+        ]
+
+    def rehearse(self) -> list[str]:
+        """Unpack into the private area, compare, and read every block's data."""
+        into = self._work.area / "rehearsal" / self.pod
+        into.mkdir(mode=0o700, parents=True)
+        exchange = VolumeExchange(LocalPlace("this host"), str(into))
+        tree = self._unpack(exchange)
+        chains = blocks.read_chains(tree / files.CHAINS[self._role], check_data=True)
+        exchange.discard()
+        return [
+            f"{self.pod}: every file as it was; every block's data fits its header: {_told(blocks.heights(chains))}"
+        ]
+
+    def stop(self) -> None:
+        """Stop the node."""
+        assert self._host is not None
+        self._host.cluster.scale(self._namespace, self._statefulset, 0)
+
+    def apply(self) -> list[str]:
+        """Stop, unpack beside, prove, exchange, start, compare. On failure the old content is in place and started."""
+        assert self._host is not None
+        cluster = self._host.cluster
+        folder = self._folder()
+        replicas = max(1, cluster.replicas(self._namespace, self._statefulset))
+        exchange = VolumeExchange(LocalPlace("this host"), str(folder))
+        exchanged = False
+        self.stop()
+        try:
+            exchange.recover()
+            self._unpack(exchange)
+            before = exchange.exchange()
+            exchanged = True
+            cluster.scale(self._namespace, self._statefulset, replicas)
+            there = self._heights_there(folder)
+            kept = _heights(self._evidence.get("heights"))
+            if low := [name for name, height in kept.items() if there.get(name, 0) < height]:
+                raise IntegrityError(
+                    f"{self.pod}: expected heights {_told(kept)} or more, seen {_told(there)}: {low[0]}"
+                )
+        except BaseException as error:  # also where the run is cancelled: a node that stands still helps nobody
+            if exchanged:
+                self.stop()
+                exchange.put_back()
+            else:
+                exchange.recover()
+            exchange.discard()
+            cluster.scale(self._namespace, self._statefulset, replicas)
+            if not isinstance(error, BackupError):
+                raise
+            raise RestoreError(f"{self.pod}: as it was, and started again: {error.message}", *error.hints) from error
+        return [f"{self.pod}: restored and started at {_told(there)}; what was there lies in {before}"]
+
+    def _unpack(self, exchange: VolumeExchange) -> Path:
+        """Unpack all levels beside, and prove tree and heights; return where."""
+        new = Path(exchange.prepare(sum(level.artifact.plain_size_bytes for level in self._levels)))
+        for level in self._levels:
+            exchange.unpack(level.file, *_INCREMENTAL)
+        expected = self._evidence.get("tree")
+        assert isinstance(expected, dict)
+        trees.compare(expected, trees.tally(new))
+        chains = new / files.CHAINS[self._role]
+        seen = {name: blocks.read_chain(chains / name).height for name in _heights(self._evidence.get("heights"))}
+        if seen != self._evidence.get("heights"):
+            raise IntegrityError(f"{self.pod}: expected heights {self._evidence.get('heights')}, seen {seen}")
+        return new
+
+    def _vet(self) -> None:
+        """Read every level's members: RestoreRefusedError for what no ledger holds, or where a level is missing."""
+        for number, level in enumerate(self._levels):
+            if level.artifact.settings.get("level") != number or number > 1:
+                raise RestoreRefusedError(f"{self.pod}: expected its level {number}, seen {level.artifact.path}")
+            if level.artifact.settings.get("full_id") != self._levels[0].artifact.settings.get("full_id"):
+                raise RestoreRefusedError(f"{self.pod}: its level 1 builds on another level 0 than the one at hand")
+            scanner = TarScanner(level.artifact.evidence)
+            with level.file.open("rb") as tar:
+                while chunk := tar.read(CHUNK_BYTES):
+                    scanner.feed(memoryview(chunk))
+            scanner.finish()
+
+    def _folder(self) -> Path:
+        """Return where the claim's volume lies now: another cluster gave it another folder."""
+        assert self._host is not None
+        volume = volume_of(self._host.cluster, self._namespace, str(self._settings["claim"]))
+        below = str(self._settings.get("below", ""))
+        if volume.folder is None or not volume.folder.is_dir():
+            raise RestoreRefusedError(
+                f"{self.pod}: expected its volume as a folder of this host, seen {volume.folder or volume.driver}",
+                f"start this restore on {', '.join(volume.nodes) or 'the node that holds it'}",
+            )
+        return volume.folder / below
+
+    def _heights_there(self, folder: Path) -> dict[str, int]:
+        try:
+            return blocks.heights(blocks.read_chains(folder / files.CHAINS[self._role]))
+        except IntegrityError:
+            return {}  # what is there is broken: that is why it is restored
+
+
+def refuse_alone(pods: Sequence[Pod], restores: Sequence[LedgerRestore]) -> None:
+    """Raise RestoreRefusedError where orderers would be put back beside others that moved on."""
+    running = [pod.name for pod in pods if pod.ready and pod.name not in {one.pod for one in restores}]
+    if running:
+        raise RestoreRefusedError(
+            f"orderers {', '.join(running)} are running: one that is put back beside them stops with "
+            "`tocommit is out of range`, or forks",
+            "while a quorum lives: remove the lost one from the channel, empty its volume, and join it again",
+            "after a total loss: stop them all, and restore the same set on each; then say alone",
+        )
+
+
+def _heights(told: JsonValue) -> dict[str, int]:
+    return {name: int(str(height)) for name, height in told.items()} if isinstance(told, dict) else {}
+
+
+def _told(heights: dict[str, int]) -> str:
+    return ", ".join(f"{name} {height}" for name, height in sorted(heights.items())) or "none"

@@ -1,0 +1,223 @@
+"""
+The volumes of Fabric's peers and orderers, each read as a folder on the node that holds it; one artifact for each.
+
+A node stands still for well under a second while its volume's copy of hard links is brought to that moment. Once a week
+all of it is kept (level 0), on the other days what changed since, by GNU tar's listed incrementals.
+Source: strategy rows Orderer Ledger, Peer Ledger; facts B11, B12.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from gxbackup import clock, incremental, trees
+from gxbackup.adapters import process
+from gxbackup.adapters.cluster import Pod
+from gxbackup.adapters.freezer import frozen
+from gxbackup.adapters.host import Host
+from gxbackup.adapters.volumes import Volume, volume_of
+from gxbackup.errors import IntegrityError, SourceMissingError
+from gxbackup.fabric import blocks
+from gxbackup.fabric import layout as files
+from gxbackup.fabric.ledger_restore import LedgerRestore, refuse_alone
+from gxbackup.frozen_copy import FrozenCopy
+from gxbackup.model import Artifact, Capture, Evidence, HeldSnapshot
+from gxbackup.ports import PlainStream
+from gxbackup.sources.base import Restorable, Work
+from gxbackup.tar_messages import TarMessages
+from gxbackup.tar_output import PIPE_BYTES, TarOutput
+
+
+class Ledger(Restorable):
+    """Peers' or orderers' volumes on one node."""
+
+    default_folder: ClassVar[str] = "fabric"
+
+    kind: Literal["ledger"] = "ledger"
+    role: Literal["orderer", "peer"] = Field(description="whose volumes: their files differ, and so do their rules")
+    namespace: str = Field(default="fabric", description="where the pods are")
+    selector: str | None = Field(default=None, description="labels of the pods; by default tier=peer or tier=orderer")
+    node: str | None = Field(
+        default=None, description="the Kubernetes node whose volumes are read; by default this host"
+    )
+    full_every_days: int = Field(default=7, ge=1, le=31, description="how often all of it is kept, not what changed")
+
+    def collect(self, host: Host, data_type: str, held: Sequence[HeldSnapshot] = ()) -> list[Capture]:
+        """
+        Find the volumes that lie on this node; one capture for each.
+
+        `held` are the good snapshots of this data type: without the level 0 it builds on, a capture is a level 0.
+        Raises: SourceMissingError where no volume lies on this node, or one lies where no folder leads to it.
+        """
+        node = self.node or os.uname().nodename
+        selector = self.selector or f"tier={self.role}"
+        pods = host.cluster.pods(self.namespace, selector)
+        ours = [pod for pod in pods if pod.node == node]
+        if not ours:
+            elsewhere = ", ".join(f"{pod.name} on {pod.node}" for pod in pods) or "none at all"
+            raise SourceMissingError(
+                f"{data_type}: expected pods {self.namespace} ({selector}) on node {node}, seen {elsewhere}",
+                "a volume is read on the node that holds it: move the entry, or name its node as source.node",
+            )
+        return [self._capture(host, data_type, pod, held) for pod in ours]
+
+    @contextmanager
+    def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
+        """Bring the copy to one moment, take its heights, then read it; the copy stays for the next run."""
+        folder = Path(str(capture.settings["volume"]))
+        copy = frozen_copy(folder, self.role)
+        label = f"{capture.data_type}: {capture.settings['pod']}"
+        copy.approach(anew=capture.settings["level"] == 0)
+        running = [pod for pod in host.cluster.pods(self.namespace) if pod.name == capture.settings["pod"]]
+        began = clock.now()
+        if running:
+            with frozen(running[0].uid, label):
+                copy.settle()
+        else:
+            copy.settle()
+        stood_still = (clock.now() - began).total_seconds() if running else 0.0
+        evidence, shortfalls = _look(copy.tree / files.CHAINS[self.role], label)
+        evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": round(stood_still, 3)}
+        snar = incremental.snar(copy.area, capture)
+        with process.start(incremental.tar(copy.tree, snar), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tar:
+            assert tar.stderr
+            messages = TarMessages(tar.stderr)
+            messages.start()
+            try:
+                output = TarOutput(tar, messages, copy.tree, label)
+                yield incremental.Level(output, copy.area, capture, evidence, shortfalls)
+            finally:
+                process.end(tar)
+                messages.join()
+
+    def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
+        """Return those of the pods in `pods`, or all."""
+        named = options.get("pods") or []
+        assert isinstance(named, list)
+        return tuple(one for one in artifacts if not named or one.settings["pod"] in named)
+
+    def target(self, work: Work) -> str:
+        """See `Restorable`."""
+        return ", ".join(f"{one.pod} of {self.namespace}" for one in self._restores(None, work))
+
+    def preview(self, host: Host, work: Work) -> list[str]:
+        """See `Restorable`. An older ledger over a newer one wants `allow_older`, one orderer beside others `alone`."""
+        restores = self._restores(host, work)
+        if self.role == "orderer" and not work.options.get("alone"):
+            selector = self.selector or f"tier={self.role}"
+            refuse_alone(host.cluster.pods(self.namespace, selector), restores)
+        return [line for one in restores for line in one.preview()]
+
+    def rehearse(self, host: Host, work: Work) -> list[str]:
+        """Unpack each volume beside, compare every file's attributes, and check every block's data. Starts no node."""
+        return [line for one in self._restores(host, work) for line in one.rehearse()]
+
+    def apply(self, host: Host, work: Work) -> list[str]:
+        """Stop, exchange and start: peers one after the other, orderers all together."""
+        self.preview(host, work)
+        restores = self._restores(host, work)
+        if self.role == "peer":
+            return [line for one in restores for line in one.apply()]
+        for one in restores:
+            one.stop()
+        return [line for one in restores for line in one.apply()]
+
+    def _restores(self, host: Host | None, work: Work) -> list[LedgerRestore]:
+        """Return one for each volume, with its level 0 and what came after, in the order in which they were opened."""
+        by_pod: dict[str, list[int]] = {}
+        for position, one in enumerate(work.opened):
+            by_pod.setdefault(str(one.artifact.settings["pod"]), []).append(position)
+        return [
+            LedgerRestore(host, self.namespace, self.role, work, [work.opened[position] for position in positions])
+            for positions in by_pod.values()
+        ]
+
+    def _capture(self, host: Host, data_type: str, pod: Pod, held: Sequence[HeldSnapshot]) -> Capture:
+        claim, volume, below = find_claim(host, pod, self.role)
+        assert volume.folder is not None
+        folder = volume.folder / below
+        settings: dict[str, JsonValue] = {
+            "pod": pod.name,
+            "statefulset": host.cluster.owner(self.namespace, pod.name),
+            "claim": claim,
+            "volume": str(folder),
+            "below": below,
+            "role": self.role,
+        }
+        area = frozen_copy(folder, self.role).area
+        base = incremental.base(area, data_type, held, timedelta(days=self.full_every_days))
+        if base is None:
+            settings |= {"level": 0, "full_id": secrets.token_hex(16)}
+        else:
+            settings |= {"level": 1, "full_id": base[1].settings["full_id"], "base_path": base[1].path}
+        return Capture(
+            data_type=data_type,
+            name=f"{pod.name}.tar",
+            settings=settings,
+            evidence={"volume": volume.name, "node": pod.node},
+            expected_size_bytes=_size_bytes(folder, incremental.remembered_at(area) if base else 0),
+            base=base[0] if base else None,
+        )
+
+
+def frozen_copy(folder: Path, role: str) -> FrozenCopy:
+    """Return the copy that is kept beside a volume's folder."""
+    return FrozenCopy(
+        folder,
+        is_finished=files.is_finished(folder),
+        is_appended=files.is_appended,
+        is_left_out=files.is_left_out(role),
+    )
+
+
+def find_claim(host: Host, pod: Pod, role: str) -> tuple[str, Volume, str]:
+    """
+    Return the claim that holds a pod's ledger, its volume, and the ledger's folder below the volume's.
+
+    Raises: SourceMissingError where the ledger lies on no claim, or the volume is no folder of a node.
+    """
+    production = files.PRODUCTION[role]
+    for claim, mount in sorted(pod.claims.items(), key=lambda item: -len(item[1])):
+        if mount and f"{production}/".startswith(f"{mount.rstrip('/')}/"):
+            volume = volume_of(host.cluster, pod.namespace, claim)
+            if volume.folder is None:
+                raise SourceMissingError(
+                    f"claim {pod.namespace}/{claim}: expected a local or hostPath volume, seen driver {volume.driver}",
+                    "its bytes are reached by that driver alone, which this source does not speak",
+                )
+            return claim, volume, production.removeprefix(mount.rstrip("/")).strip("/")
+    raise SourceMissingError(f"pod {pod.namespace}/{pod.name}: expected a claim at {production}, seen {pod.claims}")
+
+
+def _look(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:
+    """Return heights as the copied files tell them; a chain that does not hold is a shortfall, and is kept."""
+    evidence: Evidence = {}
+    heights: dict[str, JsonValue] = {}
+    tips: dict[str, JsonValue] = {}
+    shortfalls = []
+    for channel, folder in blocks.channels(chains).items():
+        try:
+            chain = blocks.read_chain(folder)
+        except IntegrityError as error:
+            shortfalls.append(f"{label}: channel {channel}: {error.message}")
+            continue
+        heights[channel], tips[channel] = chain.height, chain.last_header_sha256
+        if chain.torn_bytes:
+            evidence.setdefault("torn_bytes", chain.torn_bytes)
+    if not heights and not shortfalls:
+        shortfalls.append(f"{label}: expected channels in {chains.name}, seen none")
+    return {**evidence, "heights": heights, "tips": tips}, tuple(shortfalls)
+
+
+def _size_bytes(folder: Path, since: float) -> int:
+    """Return about how much tar will write: files that changed since a time."""
+    return PIPE_BYTES + sum(member.size_bytes for member in trees.walk(folder) if member.mtime >= since)

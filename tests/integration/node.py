@@ -1,0 +1,75 @@
+"""A node of Fabric as a real process that writes its ledger, in a control group of its own as a pod has one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+HIERARCHY = Path("/sys/fs/cgroup")
+# As a peer commits: private data first, then the block; both are of one height, or one apart.
+WRITER = textwrap.dedent("""
+    import os, sys
+    from pathlib import Path
+    from tests.fabric_network import BlockWriter
+    volume, chains = Path(sys.argv[1]), sys.argv[2]
+    writer = BlockWriter(volume / chains / "channel1")
+    private = volume / "ledgersData" / "pvtdataStore"
+    private.mkdir(parents=True, exist_ok=True)
+    log = (private / "000001.log").open("ab", buffering=0)
+    while True:
+        log.write(b"%08d" % writer.number)
+        (private / "CURRENT.new").write_text(f"{writer.number:08d}")
+        (private / "CURRENT.new").rename(private / "CURRENT")
+        writer.append(1)
+        if writer.number % 2000 == 0:
+            writer.next_file()
+        if writer.number == 50:
+            print("writes", flush=True)
+""")
+
+
+@contextmanager
+def control_groups() -> Iterator[Path]:
+    """Give a folder of the kernel's freezer that looks like the top of a node's control groups."""
+    top = (HIERARCHY / "freezer" if (HIERARCHY / "freezer").is_dir() else HIERARCHY) / f"gxt-{uuid.uuid4().hex[:8]}"
+    (top / "kubepods").mkdir(parents=True)
+    try:
+        yield top
+    finally:
+        (top / "kubepods").rmdir()
+        top.rmdir()
+
+
+@contextmanager
+def writing_node(groups: Path, uid: str, volume: Path, chains: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that appends blocks as fast as it can, in the control group of a pod of this uid."""
+    group = groups / "kubepods" / f"pod{uid}"
+    group.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(volume), chains], cwd=PROJECT, stdout=subprocess.PIPE)
+    try:
+        (group / "cgroup.procs").write_text(str(process.pid))
+        assert process.stdout
+        assert process.stdout.readline() == b"writes\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
+        until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+        group.rmdir()
+
+
+def until(condition: object, what: str, timeout_seconds: float = 20) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_seconds} s: {what}"
+        time.sleep(0.01)
