@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gxbackup.errors import BackupError, CommandError, RestoreRefusedError
-from gxbackup.postgres.roles import unquoted
+from gxbackup.postgres.script import of_database, unquoted
 from gxbackup.postgres.server import Server, connection, explained
 
 TIMEOUT_SECONDS = 24 * 3600.0
@@ -23,8 +23,8 @@ _MAKE_FOLDER = """umask 077; cd "${TMPDIR:-/tmp}" || exit
 find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && mktemp -d "$PWD/$1XXXXXXXX" """
 _KEEP = 'cat >"$1"'
 _TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTALL)
-# `3; 1262 16384 DATABASE PROPERTIES …`: numbers, kind; grants and comments tell what they are about.
-_OF_THE_DATABASE = re.compile(r"\d+; \d+ \d+ (DATABASE PROPERTIES |(ACL|COMMENT|SECURITY LABEL) - DATABASE )")
+# `3436; 0 0 COMMENT - DATABASE app app`, `3435; 1262 16386 DATABASE - app app`: numbers, kind, what it is about.
+_OF_THE_DATABASE = re.compile(r"\d+; \d+ \d+ (\S+ - |SECURITY LABEL - )?DATABASE ")
 
 
 def load(server: Server, file: Path, database: str, table: str | None) -> None:
@@ -50,13 +50,12 @@ def database_properties(server: Server, file: Path) -> str:
     with _beginning(file) as beginning, _placed(server, beginning) as there:
         if there is None:
             raise RestoreRefusedError(f"{server.place.name}: its folder for temporary files has no room at all")
-        listed = server.run(["pg_restore", "--list", there]).splitlines()
+        listed = server.run(["pg_restore", "--list", "--create", there]).splitlines()
         kept = "".join(f"{line}\n" for line in listed if _OF_THE_DATABASE.match(line))
-        if not kept:
-            return ""
         chosen = f"{there}.list"
         server.place.run(["sh", "-c", _KEEP, "sh", chosen], timeout_seconds=60, stdin=kept.encode())
-        return server.run(["pg_restore", "--create", f"--use-list={chosen}", "--file=-", there])
+        script = server.run(["pg_restore", "--create", f"--use-list={chosen}", "--file=-", there])
+        return "".join(f"{statement};\n" for statement in of_database(script))
 
 
 def free_bytes(server: Server, folder: str) -> int:

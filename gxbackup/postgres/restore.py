@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from gxbackup.errors import BackupError, CommandError, IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.postgres import evidence, loading, refusals, swap
 from gxbackup.postgres.archive import NAME_BYTES, Archive, before_name, beside_name
-from gxbackup.postgres.roles import NewRoles, lacking
+from gxbackup.postgres.script import NewRoles, lacking
 from gxbackup.postgres.server import Server, quoted_name, quoted_text
 
 NAMES_TOLD = 10

@@ -15,9 +15,9 @@ from typing import Any
 
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
-from gxbackup.errors import SourceMissingError
+from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.model import Artifact, Capture, Part
-from gxbackup.ports import StreamEnd
+from gxbackup.ports import PlainStream, StreamEnd
 from gxbackup.postgres.server import connection
 from gxbackup.scratch.postgres import programs
 from gxbackup.sources.base import Opened, Work
@@ -25,6 +25,26 @@ from gxbackup.sources.postgres import Postgres
 
 PASSWORD = "hunter2-never-to-be-seen"
 SHA = "0" * 64
+ODD = 'a "quoted" name\'s ünïcödé %/=.dump'
+APP = """
+CREATE EXTENSION pgcrypto;
+CREATE TABLE account (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text UNIQUE, balance numeric);
+CREATE TABLE transfer (id bigserial PRIMARY KEY, src bigint REFERENCES account, amount numeric);
+CREATE TABLE "Odd ""table" ("a b" int);
+CREATE SCHEMA "S p"; CREATE TABLE "S p"."tab.le" AS SELECT 1 AS one UNION ALL SELECT 2;
+CREATE TABLE event (day date, n int) PARTITION BY RANGE (day);
+CREATE TABLE event_2026 PARTITION OF event FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+INSERT INTO event SELECT '2026-05-01', i FROM generate_series(1, 40) i;
+CREATE INDEX ON transfer (src); CREATE VIEW rich AS SELECT * FROM account WHERE balance > 50;
+CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1';
+INSERT INTO account (name, balance) SELECT 'user-' || i, i FROM generate_series(1, 100) i;
+INSERT INTO transfer (src, amount) SELECT 1 + i % 100, i FROM generate_series(1, 300) i;
+GRANT SELECT ON account TO "read only"; ALTER TABLE transfer OWNER TO app;
+ALTER DATABASE app SET search_path = "$user", public; ALTER ROLE app IN DATABASE app SET work_mem = '8MB';
+GRANT CONNECT ON DATABASE app TO "read only"; COMMENT ON DATABASE app IS 'the app''s own';
+SELECT lo_from_bytea(4711, decode(repeat('00ff', 10000), 'hex'));
+"""
 
 
 @dataclass(frozen=True)
@@ -97,36 +117,64 @@ def running_server() -> Iterator[Protected]:
             subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=folder)
 
 
-def host_with(*, pod: LocalPlace | None = None, docker: LocalPlace | None = None) -> Host:
+def fill(server: Protected) -> None:
+    """Make roles, and databases with all that a restore must bring back."""
+    odd = ODD.replace('"', '""')
+    server.psql('CREATE ROLE app LOGIN PASSWORD \'x\'; CREATE ROLE "read only"; GRANT "read only" TO app;')
+    server.psql("COMMENT ON ROLE app IS 'of two; lines\nCREATE ROLE no;'; ALTER ROLE app SET work_mem = '6MB'")
+    server.psql("CREATE DATABASE app OWNER app")
+    server.psql(APP, "app")
+    server.psql(f'CREATE DATABASE "{odd}"')
+    server.psql("CREATE TABLE t AS SELECT 1 AS a", ODD)
+    server.psql("CREATE DATABASE bytes TEMPLATE template0 ENCODING SQL_ASCII LOCALE 'C'")
+    server.psql(r"CREATE TABLE t (a text); INSERT INTO t VALUES (E'\xff\xfe');", "bytes", "SQL_ASCII")
+
+
+def host_with(
+    *, pod: LocalPlace | None = None, docker: LocalPlace | None = None, pod_fault: BackupError | None = None
+) -> Host:
     """Return a host whose pod and container are these places."""
 
-    def place(found: LocalPlace | None, name: str) -> LocalPlace:
+    def place(found: LocalPlace | None, name: str, fault: BackupError | None = None) -> LocalPlace:
         if found is None:
-            raise SourceMissingError(f"{name}: expected, seen none of that name")
+            raise fault or SourceMissingError(f"{name}: expected, seen none of that name")
         return found
 
+    def of_pod(namespace: str, pod: str, container: str | None) -> LocalPlace:
+        return place(the_pod, f"pod {pod}", pod_fault)
+
+    the_pod = pod
     containers: Any = SimpleNamespace(place=lambda name: place(docker, f"container {name}"))
-    cluster: Any = SimpleNamespace(place=lambda namespace, pod=None, container=None: place(pod_place, f"pod {pod}"))
-    pod_place = pod
+    cluster: Any = SimpleNamespace(place=of_pod)
     return Host(containers, cluster)
+
+
+def read_all(stream: PlainStream, buffer_bytes: int = 1024**2) -> tuple[bytes, StreamEnd]:
+    """Read a stream to its end."""
+    buffer = memoryview(bytearray(buffer_bytes))
+    plain = bytearray()
+    while count := stream.readinto(buffer):
+        plain += buffer[:count]
+    return bytes(plain), stream.finish()
 
 
 def captured(source: Postgres, host: Host, capture: Capture, buffer_bytes: int = 1024**2) -> tuple[bytes, StreamEnd]:
     """Read one capture to its end."""
-    buffer = memoryview(bytearray(buffer_bytes))
-    plain = bytearray()
     with source.open(host, capture) as stream:
-        while count := stream.readinto(buffer):
-            plain += buffer[:count]
-        return bytes(plain), stream.finish()
+        return read_all(stream, buffer_bytes)
 
 
-def backed_up(source: Postgres, host: Host, folder: Path, data_type: str = "postgres-mainnet") -> tuple[Opened, ...]:
-    """Capture all there is, as a restore finds it: opened plain files with their artifacts."""
+def backed_up(
+    source: Postgres, host: Host, folder: Path, only: str | None = None, instead: tuple[bytes, StreamEnd] | None = None
+) -> tuple[Opened, ...]:
+    """Capture all there is, or roles and one database, as a restore finds it: plain files with their artifacts."""
     opened = []
     folder.mkdir(exist_ok=True)
-    for capture in source.collect(host, data_type):
-        plain, ending = captured(source, host, capture)
+    for capture in source.collect(host, "postgres-mainnet"):
+        database = capture.settings.get("database")
+        if only is not None and database not in (None, only):
+            continue
+        plain, ending = instead if instead and database else captured(source, host, capture)
         file = folder / capture.name
         file.write_bytes(plain)
         opened.append(Opened(artifact=artifact_of(capture, ending, len(plain)), file=file))

@@ -1,4 +1,4 @@
-"""The script of roles and tablespaces, statement by statement: what is new is made, what is there stays. Pure."""
+"""Scripts of PostgreSQL's own programs, statement by statement: which of them a restore runs. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ _ABOUT_ROLE = re.compile(rf"(?:CREATE ROLE|ALTER ROLE|COMMENT ON ROLE|SECURITY L
 _MEMBER = re.compile(rf"GRANT {_NAME} TO {_NAME}(?: |$)")
 _TABLESPACE = re.compile(rf"(?:CREATE|ALTER|COMMENT ON) TABLESPACE {_NAME}|GRANT .*? ON TABLESPACE {_NAME}", re.DOTALL)
 _LOCATION = re.compile(r"(CREATE TABLESPACE .*? LOCATION )(?:'(?:[^']|'')*')", re.DOTALL)
-_RESTRICT = re.compile(r"^\\.*\n?", re.MULTILINE)
+_OF_A_DATABASE = re.compile(
+    rf"ALTER DATABASE {_NAME} (?!OWNER TO )|ALTER ROLE {_NAME} IN DATABASE |COMMENT ON DATABASE |(GRANT|REVOKE) .*? ON "
+    r"DATABASE |SECURITY LABEL .*? ON DATABASE |UPDATE pg_catalog\.pg_database ",
+    re.DOTALL,
+)
 _TOKEN = re.compile(
     r"""--[^\n]*\n?           # a comment
+    | \\[^\n]*\n?           # psql's own command
     | [eE]'(?:[^'\\]|\\.|'')*'  # a string with escapes
     | '(?:[^']|'')*'       # a string
     | "(?:[^"]|"")*"       # a name
     | ;
-    | [^'";eE-]+ | .       # anything else
+    | [^'";eE\\-]+ | .       # anything else
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -37,12 +42,12 @@ class NewRoles(Frozen):
 def statements(script: str) -> Iterator[str]:
     """Yield the SQL statements of a script of pg_dumpall, without comments and psql's own commands."""
     current: list[str] = []
-    for token in _TOKEN.findall(_RESTRICT.sub("", script)):
+    for token in _TOKEN.findall(script):
         if token == ";":  # noqa: S105 - of SQL
             if text := "".join(current).strip():
                 yield text
             current = []
-        elif not token.startswith("--"):
+        elif not token.startswith(("--", "\\")):
             current.append(token)
 
 
@@ -87,6 +92,11 @@ def lacking(
         role_statements=tuple(role_statements),
         tablespace_statements=tuple(tablespace_statements),
     )
+
+
+def of_database(script: str) -> tuple[str, ...]:
+    """Return what a script of `pg_restore --create` says of a database itself: its settings, grants and comment."""
+    return tuple(statement for statement in statements(script) if _OF_A_DATABASE.match(statement))
 
 
 def unquoted(name: str) -> str:
