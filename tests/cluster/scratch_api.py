@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import secrets
 import socket
@@ -15,6 +13,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.kubeconfigs import write_kubeconfig
 
 START_TIMEOUT_SECONDS = 90
 
@@ -32,22 +32,6 @@ def kubectl(*words: str, kubeconfig: Path | str | None = None, stdin: str | None
     )  # fmt: skip
     assert not check or done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
     return done.stdout if check else done.stdout + done.stderr
-
-
-def write_kubeconfig(file: Path, server: str, ca: bytes, token: str) -> Path:
-    """Write a kubeconfig with a token."""
-    cluster = {"server": server, "certificate-authority-data": base64.b64encode(ca).decode()}
-    file.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1", "kind": "Config", "current-context": "one",
-                "clusters": [{"name": "one", "cluster": cluster}],
-                "users": [{"name": "one", "user": {"token": token}}],
-                "contexts": [{"name": "one", "context": {"cluster": "one", "user": "one"}}],
-            }
-        )
-    )  # fmt: skip
-    return file
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from tests.cluster.objects_estate import (
     work,
 )
 from tests.cluster.scratch_api import kubectl, scratch_api_server
+from tests.kubeconfigs import turn_to
 
 pytestmark = pytest.mark.cluster
 SOURCE = KubernetesObjects()
@@ -326,12 +327,13 @@ def test_everything_comes_back_on_an_empty_api_server(
         for one in lines(read_ready(plain))
     }
     with scratch_api_server(tmp_path) as kubeconfig:
-        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        turn_to(kubeconfig, monkeypatch)
 
         done = SOURCE.apply(host(), work(tmp_path / "work", plain, ending))
 
         again, _ = captured()
-    assert f"all {len(wanted)} are there and equal the snapshot" in done[1]
+    assert done[0] == f"{len(wanted)} objects added, 0 changed, 0 were the same already"
+    assert done[1] == f"all {len(wanted)} are there and equal the snapshot"
     there = {
         (one["apiVersion"], one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]): clean(one)
         for one in lines(again)

@@ -1,0 +1,201 @@
+"""Faults in the middle of listing a cluster; what a real API server shows, `tests/cluster` asks one."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gxbackup.adapters import kubernetes_objects
+from gxbackup.adapters.containers import Containers
+from gxbackup.adapters.host import Host
+from gxbackup.adapters.kubernetes_answers import refusal
+from gxbackup.errors import CollectError, EmptyArtifactError, SetupError
+from gxbackup.model import Capture
+from gxbackup.ports import StreamEnd
+from gxbackup.sources.kubernetes_objects import KubernetesObjects
+from tests.integration.faulty_api_server import FaultyApiServer, faulty_api_server
+from tests.kubeconfigs import turn_to
+
+CONFIG_MAPS = "/api/v1/configmaps"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyApiServer]:
+    monkeypatch.setattr(kubernetes_objects, "RETRY_DELAYS_SECONDS", (0.001, 0.001))
+    monkeypatch.setattr(kubernetes_objects, "FIRST_PAGE_OBJECTS", 4)
+    with faulty_api_server(tmp_path) as (started, kubeconfig):
+        turn_to(kubeconfig, monkeypatch)
+        started.objects["configmaps"] = [f"map-{number:03d}" for number in range(30)]
+        started.objects["secrets"] = ["password"]
+        started.objects["channels"] = ["one"]
+        yield started
+
+
+def host() -> Host:
+    return Host(containers=Containers())
+
+
+def collect() -> Capture:
+    return KubernetesObjects().collect(host(), "k8s-manifests")[0]
+
+
+def read(capture: Capture) -> tuple[list[str], StreamEnd]:
+    buffer = memoryview(bytearray(100))
+    plain = bytearray()
+    with KubernetesObjects().open(host(), capture) as stream:
+        while count := stream.readinto(buffer):
+            plain += buffer[:count]
+        found = [json.loads(line) for line in plain.decode().splitlines()]
+        return [f"{one['kind']} {one['metadata']['name']}" for one in found], stream.finish()
+
+
+def everything() -> list[str]:
+    return [
+        "Namespace fabric",
+        *(f"ConfigMap map-{number:03d}" for number in range(30)),
+        "Secret password",
+        "Channel one",
+    ]
+
+
+def test_pages_grow_and_every_object_is_read_once(server: FaultyApiServer) -> None:
+    names, ending = read(collect())
+
+    assert names == everything()
+    assert ending.shortfalls == ()
+    pages = [
+        asked for asked in server.asked if asked.startswith(CONFIG_MAPS) and ("continue=" in asked or "Exact" in asked)
+    ]
+    assert [page.partition("limit=")[2].partition("&")[0] for page in pages] == ["4", "8", "16", "32"]
+
+
+def test_a_list_that_expired_on_the_way_begins_again_and_repeats_nothing(server: FaultyApiServer) -> None:
+    capture = collect()
+    server.faults[CONFIG_MAPS] = [200, 200, "expired", 200, 200, "expired"]
+
+    names, ending = read(capture)
+
+    assert names == everything()
+    assert ending.shortfalls == ()
+    assert ending.evidence["listed_later_than_revision"] == ["v1 ConfigMap"]
+
+
+def test_a_revision_that_the_server_no_longer_has_is_no_obstacle(server: FaultyApiServer) -> None:
+    capture = collect()
+    server.faults[CONFIG_MAPS] = ["expired"]
+
+    names, ending = read(capture)
+
+    assert names == everything()
+    assert ending.evidence["listed_later_than_revision"] == ["v1 ConfigMap"]
+
+
+def test_a_list_that_expires_again_and_again_is_a_shortfall(server: FaultyApiServer) -> None:
+    server.objects["configmaps"] = [f"map-{number:03d}" for number in range(400)]
+    capture = collect()
+    server.faults[CONFIG_MAPS] = [200, "expired"] * 5
+
+    names, ending = read(capture)
+
+    assert names[-2:] == ["Secret password", "Channel one"]
+    assert len(names) < 400
+    (shortfall,) = ending.shortfalls
+    assert shortfall.startswith("v1 ConfigMap: cannot be listed: GET /api/v1/configmaps: seen 410 Expired")
+
+
+def test_a_kind_that_may_not_be_listed_is_named_and_the_others_are_captured(server: FaultyApiServer) -> None:
+    capture = collect()
+    server.faults["/api/v1/secrets"] = [403]
+
+    names, ending = read(capture)
+
+    assert names == [name for name in everything() if name != "Secret password"]
+    (shortfall,) = ending.shortfalls
+    assert shortfall.startswith("v1 Secret: cannot be listed: GET /api/v1/secrets: seen 403 Forbidden")
+    assert ending.evidence["objects"]["v1 Secret"] == 0  # type: ignore[index,call-overload]
+
+
+def test_a_kind_whose_list_keeps_failing_is_named(server: FaultyApiServer) -> None:
+    capture = collect()
+    server.faults[CONFIG_MAPS] = [500] * 20
+
+    names, ending = read(capture)
+
+    assert names == ["Namespace fabric", "Secret password", "Channel one"]
+    assert ending.shortfalls[0].startswith("v1 ConfigMap: cannot be listed: GET /api/v1/configmaps: seen 500")
+
+
+def test_an_answer_that_fails_once_is_asked_for_again(server: FaultyApiServer) -> None:
+    capture = collect()
+    server.faults[CONFIG_MAPS] = [200, 503, 200, "cut"]
+
+    names, ending = read(capture)
+
+    assert names == everything()
+    assert ending.shortfalls == ()
+
+
+def test_a_group_that_does_not_tell_its_kinds_is_named(server: FaultyApiServer) -> None:
+    capture = collect()
+    server.faults["/apis/gx.example/v1"] = [503] * 3
+
+    names, ending = read(capture)
+
+    assert names == everything()[:-1]
+    assert ending.shortfalls[0].startswith("gx.example/v1: its kinds cannot be told: GET /apis/gx.example/v1: seen 503")
+
+
+def test_a_server_that_goes_away_in_the_middle_ends_the_stream(server: FaultyApiServer) -> None:
+    capture = collect()
+    server.faults[CONFIG_MAPS] = [200, *["cut"] * 20]
+
+    with pytest.raises(
+        CollectError, match="kubernetes API /api/v1/configmaps: the API server cannot be reached"
+    ) as caught:
+        read(capture)
+
+    assert caught.value.retryable
+
+
+def test_nothing_at_all_is_no_backup(server: FaultyApiServer) -> None:
+    capture = collect()
+    for path in ("/api/v1/namespaces", CONFIG_MAPS, "/api/v1/secrets", "/apis/gx.example/v1/channels"):
+        server.faults[path] = [403]
+
+    with pytest.raises(EmptyArtifactError, match="expected some, seen none: v1 Namespace: cannot be listed"):
+        read(capture)
+
+
+def test_no_api_server_is_an_error_that_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with faulty_api_server(tmp_path) as (started, kubeconfig):
+            port = started.server_address[1]
+        kubeconfig.write_text(kubeconfig.read_text().replace(str(port), str(taken.getsockname()[1])))
+        turn_to(kubeconfig, monkeypatch)
+
+        with pytest.raises(CollectError, match="kubernetes API /version: the API server cannot be reached") as caught:
+            collect()
+
+    assert caught.value.retryable
+    assert "KUBECONFIG" in caught.value.hints[0]
+
+
+def test_no_kubeconfig_is_a_matter_of_setting_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn_to(tmp_path / "none", monkeypatch)
+
+    with pytest.raises(SetupError, match="kubeconfig: cannot be used"):
+        collect()
+
+
+def test_what_is_said_of_a_secret_names_its_fields_only() -> None:
+    told = {"reason": "Invalid", "message": 'Invalid value: "hunter2"', "details": {"causes": [{"field": "data[x]"}]}}
+
+    error = refusal("PATCH /secrets/x", 422, json.dumps(told).encode(), is_secret=True)
+
+    assert error.message == "PATCH /secrets/x: seen 422 Invalid: data[x]"
+    assert "hunter2" not in refusal("PATCH /secrets/x", 400, b'"hunter2"', is_secret=True).message
