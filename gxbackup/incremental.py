@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gxbackup import clock, layout
 from gxbackup.errors import EmptyArtifactError
-from gxbackup.model import Artifact, Capture, Evidence, HeldSnapshot
+from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import StreamEnd
 from gxbackup.tar_output import TarOutput
 
@@ -58,21 +58,24 @@ class Level:
         return StreamEnd({**end.evidence, **self._evidence}, (*self._shortfalls, *end.shortfalls))
 
 
-def base(area: Path, data_type: str, held: Sequence[HeldSnapshot], max_age: timedelta) -> tuple[str, Artifact] | None:
-    """Return the snapshot and artifact of the level 0 that tar remembers here, where it is held, whole and young."""
+def base(area: Path, data_type: str, last_good: Sequence[Artifact], max_age: timedelta) -> tuple[str, Artifact] | None:
+    """
+    Return the snapshot of the level 0 that tar remembers here, and the artifact that tells so.
+
+    None where the memory is gone or changed, the last good copy neither is that level 0 nor builds on it, or it is
+    older than `max_age`. Each of `last_good` names in `held_in` where its files lie.
+    """
     try:
         note = json.loads((area / _NOTE).read_text(encoding="ascii"))
         if _sha256(area / _SNAR) != note["sha256"]:
             return None
     except (OSError, ValueError, KeyError):
         return None
-    for snapshot in held:
-        for artifact in snapshot.manifest.of(data_type):
-            is_full = artifact.settings.get("level") == 0 and artifact.settings.get("full_id") == note["full_id"]
-            if not is_full or artifact.held_in or not snapshot.holds(artifact):
-                continue
-            if clock.now() - layout.snapshot_time(snapshot.snapshot) < max_age:
-                return snapshot.snapshot, artifact
+    for artifact in last_good:
+        snapshot = artifact.base or artifact.held_in
+        is_ours = artifact.data_type == data_type and artifact.settings.get("full_id") == note["full_id"]
+        if is_ours and snapshot and clock.now() - layout.snapshot_time(snapshot) < max_age:
+            return snapshot, artifact
     return None
 
 

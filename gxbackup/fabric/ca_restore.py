@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 from pydantic import JsonValue
@@ -24,10 +25,12 @@ from gxbackup.adapters.host import Host
 from gxbackup.adapters.secrets import ACCOUNT_TOKEN, SecretObject, list_secrets, put_secret
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.fabric.crypto import CryptoInventory
-from gxbackup.sources.base import Opened, Work
 from gxbackup.tar_contents import TarContents
 from gxbackup.tarstream import TarScanner
 from gxbackup.volume_exchange import VolumeExchange
+
+if TYPE_CHECKING:
+    from gxbackup.sources.base import Opened, Work
 
 CHUNK_BYTES = 1024**2
 ANSWER_TIMEOUT_SECONDS = 120

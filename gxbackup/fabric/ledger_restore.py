@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -19,9 +20,11 @@ from gxbackup.adapters.volumes import volume_of
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
-from gxbackup.sources.base import Opened, Work
 from gxbackup.tarstream import TarScanner
 from gxbackup.volume_exchange import VolumeExchange
+
+if TYPE_CHECKING:
+    from gxbackup.sources.base import Opened, Work
 
 CHUNK_BYTES = 1024**2
 _INCREMENTAL = ("--listed-incremental=/dev/null", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*",

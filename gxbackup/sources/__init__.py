@@ -6,13 +6,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gxbackup.sources.chaincode import Chaincode
 from gxbackup.sources.directory import Directory
 from gxbackup.sources.docker_state import DockerState
 from gxbackup.sources.etcd import Etcd
+from gxbackup.sources.fabric_crypto import FabricCrypto
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
+from gxbackup.sources.ledger import Ledger
 from gxbackup.sources.postgres import Postgres
 from gxbackup.sources.redis import Redis
 
 AnySource = Annotated[
-    Directory | DockerState | Etcd | KubernetesObjects | Postgres | Redis, Field(discriminator="kind")
+    Chaincode | Directory | DockerState | Etcd | FabricCrypto | KubernetesObjects | Ledger | Postgres | Redis,
+    Field(discriminator="kind"),
 ]

@@ -30,7 +30,7 @@ from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_restore import LedgerRestore, refuse_alone
 from gxbackup.frozen_copy import FrozenCopy
-from gxbackup.model import Artifact, Capture, Evidence, HeldSnapshot
+from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Restorable, Work
 from gxbackup.tar_messages import TarMessages
@@ -51,11 +51,11 @@ class Ledger(Restorable):
     )
     full_every_days: int = Field(default=7, ge=1, le=31, description="how often all of it is kept, not what changed")
 
-    def collect(self, host: Host, data_type: str, held: Sequence[HeldSnapshot] = ()) -> list[Capture]:
+    def collect(self, host: Host, data_type: str, last_good: Sequence[Artifact] = ()) -> list[Capture]:
         """
         Find the volumes that lie on this node; one capture for each.
 
-        `held` are the good snapshots of this data type: without the level 0 it builds on, a capture is a level 0.
+        `last_good` is the newest good copy: without the level 0 that tar remembers here, a capture is a level 0.
         Raises: SourceMissingError where no volume lies on this node, or one lies where no folder leads to it.
         """
         node = self.node or os.uname().nodename
@@ -68,7 +68,7 @@ class Ledger(Restorable):
                 f"{data_type}: expected pods {self.namespace} ({selector}) on node {node}, seen {elsewhere}",
                 "a volume is read on the node that holds it: move the entry, or name its node as source.node",
             )
-        return [self._capture(host, data_type, pod, held) for pod in ours]
+        return [self._capture(host, data_type, pod, last_good) for pod in ours]
 
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
@@ -141,7 +141,7 @@ class Ledger(Restorable):
             for positions in by_pod.values()
         ]
 
-    def _capture(self, host: Host, data_type: str, pod: Pod, held: Sequence[HeldSnapshot]) -> Capture:
+    def _capture(self, host: Host, data_type: str, pod: Pod, last_good: Sequence[Artifact]) -> Capture:
         claim, volume, below = find_claim(host, pod, self.role)
         assert volume.folder is not None
         folder = volume.folder / below
@@ -154,7 +154,7 @@ class Ledger(Restorable):
             "role": self.role,
         }
         area = frozen_copy(folder, self.role).area
-        base = incremental.base(area, data_type, held, timedelta(days=self.full_every_days))
+        base = incremental.base(area, data_type, last_good, timedelta(days=self.full_every_days))
         if base is None:
             settings |= {"level": 0, "full_id": secrets.token_hex(16)}
         else:

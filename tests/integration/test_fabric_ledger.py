@@ -20,7 +20,7 @@ from gxbackup.adapters.volumes import Volume
 from gxbackup.errors import IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
 from gxbackup.fabric import blocks, ledger_restore
 from gxbackup.fabric import layout as files
-from gxbackup.model import HeldSnapshot, Manifest
+from gxbackup.model import Artifact
 from gxbackup.sources import ledger
 from gxbackup.sources.ledger import Ledger
 from tests import fabric_network
@@ -61,23 +61,15 @@ def peer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LocalCluster:
     return cluster
 
 
-def capture(cluster: LocalCluster, into: Path, *held: HeldSnapshot, role: str = "peer") -> Read:
-    (found,) = SOURCES[role].collect(cluster.host(), f"{role}-ledger", held)
+def capture(cluster: LocalCluster, into: Path, *last_good: Artifact, role: str = "peer") -> Read:
+    (found,) = SOURCES[role].collect(cluster.host(), f"{role}-ledger", last_good)
     into.mkdir(exist_ok=True)
     return read(SOURCES[role], cluster.host(), found, into)
 
 
-def held(plain: Read, snapshot: str | None = None) -> HeldSnapshot:
-    artifact = plain.opened().artifact
-    snapshot = snapshot or layout.snapshot_id(clock.now())
-    manifest = Manifest(
-        snapshot=snapshot, server="vps3", host="vps3", started_at=clock.now(), finished_at=clock.now(), complete=True,
-        artifacts=(artifact,),
-    )  # fmt: skip
-    return HeldSnapshot(
-        server="vps3", remote_dir="mainnet-vps3", manifest=manifest, manifest_sha256=manifest.sha256(),
-        files={part.path: part.size_bytes for part in artifact.parts},
-    )  # fmt: skip
+def held(plain: Read, snapshot: str | None = None) -> Artifact:
+    """Return the artifact as the newest good copy tells it."""
+    return plain.opened().artifact.model_copy(update={"held_in": snapshot or layout.snapshot_id(clock.now())})
 
 
 def unpacked(into: Path, *levels: Read) -> Path:
@@ -140,7 +132,7 @@ def test_the_second_day_costs_what_was_written_since(peer: LocalCluster, tmp_pat
 
     second = capture(peer, tmp_path / "day 1", base)
 
-    assert (second.capture.settings["level"], second.capture.base) == (1, base.snapshot)
+    assert (second.capture.settings["level"], second.capture.base) == (1, base.held_in)
     assert first.file.stat().st_size > 40_000_000
     assert second.file.stat().st_size < writer.file.stat().st_size + TAR_BYTES
     tree = unpacked(tmp_path / "out", first, second)
@@ -182,10 +174,10 @@ def test_without_its_base_whole_and_young_a_capture_is_a_full_one(
 ) -> None:
     first = capture(peer, tmp_path / "day 0")
     area = ledger.frozen_copy(peer.volumes[PEER], "peer").area
-    snapshots = [held(first)]
+    last_good = [held(first)]
     match lost:
         case "not on the remote":
-            snapshots = [held(first).model_copy(update={"files": {}})]
+            last_good = []
         case "of another level 0":
             capture(peer, tmp_path / "another")
         case "memory gone":
@@ -193,9 +185,9 @@ def test_without_its_base_whole_and_young_a_capture_is_a_full_one(
         case "memory changed":
             (area / "full.snar").write_bytes(b"something else")
         case "too old":
-            snapshots = [held(first, layout.snapshot_id(clock.now() - timedelta(days=7, minutes=1)))]
+            last_good = [held(first, layout.snapshot_id(clock.now() - timedelta(days=7, minutes=1)))]
 
-    second = capture(peer, tmp_path / "day 1", *snapshots)
+    second = capture(peer, tmp_path / "day 1", *last_good)
 
     assert second.capture.settings["level"] == 0
     assert second.capture.base is None
@@ -226,12 +218,12 @@ def test_a_peer_that_writes_all_the_time_is_captured_as_of_one_moment(
 ) -> None:
     volume = tmp_path / "volumes" / "p"
     cluster = cluster_of(monkeypatch, "peer", peer0_org1_0=volume)
-    snapshots: list[HeldSnapshot] = []
+    last_good: list[Artifact] = []
     with writing_node(groups, PEER, volume, files.CHAINS["peer"]):
         plains = []
         for day in range(4):
-            plains.append(capture(cluster, tmp_path / f"day {day}", *snapshots))
-            snapshots = snapshots or [held(plains[0])]
+            plains.append(capture(cluster, tmp_path / f"day {day}", *last_good))
+            last_good = [held(plains[-1])]
 
     assert [plain.capture.settings["level"] for plain in plains] == [0, 1, 1, 1]
     for day, plain in enumerate(plains):
