@@ -17,12 +17,14 @@ from gxbackup.redis.server import KeyCount, RedisServer
 
 LOAD_TIMEOUT_SECONDS = 3600
 POLL_SECONDS = 0.05
+# redis-server and redis-check-rdb are one program under two names; Debian's redis-tools has it without a service.
 # Whatever ends it leaves its exit status, so that who waits for it sees that it will never answer.
 _SERVE = """cd "$1" || exit; shift
 rm -f redis.sock ended
-redis-server "$@" >/dev/null; echo $? >ended"""
+server=$(command -v redis-server) || { server=./redis-server; ln -sf "$(command -v redis-check-rdb)" $server; }
+$server "$@" >/dev/null; echo $? >ended"""
 _LOOK = 'cd "$1" && cat ended 2>/dev/null && tail -n 5 redis.log'
-_LACKS = "command -v redis-server >/dev/null"
+_LACKS = "command -v redis-cli >/dev/null && command -v redis-check-rdb >/dev/null"
 
 
 @contextmanager
@@ -30,10 +32,12 @@ def running_redis(place: Place, folder: str, file_name: str, settings: dict[str,
     """
     Serve the RDB of a private folder, once it is loaded; ended without a save when the block is left.
 
-    Raises: SetupError where the place has no redis-server; RestoreError with its last words where it does not load.
+    Raises: SetupError where the place has no Redis; RestoreError with its last words where it does not load.
     """
     if place.run(["sh", "-c", _LACKS], timeout_seconds=60, check=False).returncode != 0:
-        raise SetupError(f"{place.name}: program 'redis-server': not found", "install the Debian package redis-server")
+        raise SetupError(
+            f"{place.name}: program 'redis-check-rdb': not found", "install the Debian package redis-tools"
+        )
     options = {
         "port": "0", "unixsocket": "redis.sock", "unixsocketperm": "700", "logfile": "redis.log", "daemonize": "no",
         "save": "", "stop-writes-on-bgsave-error": "no", "appendonly": "no", "dbfilename": file_name, "dir": "./",

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gxbackup.sources.chaincode import Chaincode
+from gxbackup.sources.couchdb import CouchDB
 from gxbackup.sources.directory import Directory
 from gxbackup.sources.docker_state import DockerState
 from gxbackup.sources.etcd import Etcd
@@ -17,6 +18,6 @@ from gxbackup.sources.postgres import Postgres
 from gxbackup.sources.redis import Redis
 
 AnySource = Annotated[
-    Chaincode | Directory | DockerState | Etcd | FabricCrypto | KubernetesObjects | Ledger | Postgres | Redis,
+    Chaincode | CouchDB | Directory | DockerState | Etcd | FabricCrypto | KubernetesObjects | Ledger | Postgres | Redis,
     Field(discriminator="kind"),
 ]

@@ -1,0 +1,134 @@
+"""
+A dump back into a CouchDB: databases made anew, documents with the revisions they had, then counted against the dump.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from gxbackup.couchdb.client import CouchClient, parsed, path_of
+from gxbackup.couchdb.dump import Dump, opening
+from gxbackup.errors import IntegrityError, RestoreError
+from gxbackup.model import Evidence
+
+DOCUMENTS_PER_REQUEST = 500
+REQUEST_BYTES = 8 * 1024 * 1024
+EXISTS = 412
+
+
+def load(client: CouchClient, lines: Iterable[bytes], target: Callable[[str], str | None]) -> list[str]:
+    """
+    Make databases of a dump anew and fill them; one that is there is dropped first. Return their names in the dump.
+
+    `target` tells the name that each gets, None where it is not wanted. Raises: RestoreError where the server refuses
+    a document; what is loaded until then stays.
+    """
+    made: list[str] = []
+    batch = _Batch(client, "", "")
+    for line in lines:
+        if line.startswith(batch.prefix):
+            batch.add(line[len(batch.prefix) : -2])
+            continue
+        told = json.loads(line)
+        name = target(told["database"]) or ""
+        if "security" in told:
+            batch.flush()
+            batch = _Batch(client, told["database"], name)
+            if name:
+                _make(client, name, told)
+                made.append(told["database"])
+        elif "local" in told and name:
+            _put_local(client, name, told["local"])
+    batch.flush()
+    return made
+
+
+def drop(client: CouchClient, database: str) -> None:
+    """Drop a database; none of that name is as good."""
+    client.request("DELETE", path_of(database), also=(404,))
+
+
+def compare(client: CouchClient, evidence: Evidence, names: Mapping[str, str], label: str) -> list[str]:
+    """
+    Compare databases (their name in the dump → on the server) with the evidence.
+
+    Each database is read back whole, and its counts and the digest of its revisions are compared; only the number of
+    documents where it was written while it was captured. Raises: IntegrityError naming the first difference.
+    """
+    told = evidence.get("databases")
+    if not isinstance(told, dict):
+        raise IntegrityError(f"{label}: the snapshot tells no databases to compare with")
+    reading = Dump(client, list(names.values()), False, label)
+    buffer = memoryview(bytearray(1024 * 1024))
+    while reading.readinto(buffer):
+        pass
+    seen = reading.finish().evidence["databases"]
+    assert isinstance(seen, dict)
+    for database, name in names.items():
+        expected, found = told.get(database), seen.get(name)
+        if not isinstance(expected, dict) or not isinstance(found, dict):
+            raise IntegrityError(f"{label}: database {database}: expected in the evidence and on the server")
+        _require_equal(expected, found, f"{label}: database {database}")
+    revisions = sum(one["revisions"] for one in seen.values() if isinstance(one, dict))  # type: ignore[misc]
+    return [f"{len(names)} databases with {revisions} revisions equal what was captured"]
+
+
+def _require_equal(expected: dict[str, Any], found: dict[str, Any], label: str) -> None:
+    if expected["moved"]:  # it was written while it was read, so that some of its documents came twice
+        low = expected["doc_count"] + (expected["doc_del_count"] or 0)
+        if not low <= found["rows"] <= expected["rows"]:
+            raise IntegrityError(f"{label}: expected {low} to {expected['rows']} documents, seen {found['rows']}")
+        return
+    for key in ("doc_count", "rows", "revisions", "conflicts", "attachments", "revisions_digest"):
+        if expected[key] != found[key]:
+            raise IntegrityError(f"{label}: {key}: expected {expected[key]}, seen {found[key]}")
+
+
+class _Batch:
+    """Documents on their way, as they were written: nothing is decoded."""
+
+    def __init__(self, client: CouchClient, database: str, name: str) -> None:
+        self.prefix = opening(database, "doc")
+        self._client = client
+        self._database = name
+        self._documents: list[bytes] = []
+        self._size_bytes = 0
+
+    def add(self, document: bytes) -> None:
+        if not self._database:
+            return
+        self._documents.append(document)
+        self._size_bytes += len(document)
+        if len(self._documents) >= DOCUMENTS_PER_REQUEST or self._size_bytes >= REQUEST_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._documents:
+            return
+        body = b'{"new_edits":false,"docs":[' + b",".join(self._documents) + b"]}"
+        path = path_of(self._database, "_bulk_docs")
+        answer = parsed(self._client.request("POST", path, body=body), f"{self._client.name}{path}")
+        if refused := [one for one in answer if "error" in one]:
+            raise RestoreError(
+                f"{self._client.name}: database {self._database}: expected all documents to be taken, "
+                f"seen {len(refused)} refused, the first: {json.dumps(refused[0])[:300]}"
+            )
+        self._documents.clear()
+        self._size_bytes = 0
+
+
+def _make(client: CouchClient, database: str, told: dict[str, Any]) -> None:
+    drop(client, database)
+    query: dict[str, object] = {"partitioned": "true"} if told["partitioned"] else {}
+    client.request("PUT", path_of(database), query, also=(EXISTS,))
+    if told["security"]:
+        client.request("PUT", path_of(database, "_security"), body=json.dumps(told["security"]).encode())
+
+
+def _put_local(client: CouchClient, database: str, document: dict[str, Any]) -> None:
+    name = quote(document["_id"].removeprefix("_local/"), safe="")
+    body = {key: value for key, value in document.items() if key != "_rev"}
+    client.request("PUT", path_of(database, "_local", name), body=json.dumps(body).encode())

@@ -1,0 +1,141 @@
+"""
+The two ways to give Fabric its state back, each undone or run again: dropped for the peer to rebuild, or by documents.
+
+The state is derived from the peer's blocks. What is older than the peer is brought up by it; what is newer makes it
+refuse its ledger while it looks healthy; and a savepoint newer than its data hides what is missing, without any error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gxbackup import clock
+from gxbackup.couchdb.client import CouchClient
+from gxbackup.couchdb.dump import Dump, in_order
+from gxbackup.couchdb.loading import compare, drop, load
+from gxbackup.errors import BackupError, RestoreError, RestoreRefusedError
+from gxbackup.model import Evidence
+
+UNFINISHED = ".unfinished"
+COPY_BYTES = 1024 * 1024
+INTERNAL = "fabric__internal"
+
+
+@dataclass(frozen=True)
+class Safety:
+    """Where the copy of what is there goes, and whether `_local` documents are in it."""
+
+    folder: Path
+    with_local: bool
+
+    def copy(self, client: CouchClient, names: list[str], label: str) -> Path:
+        """Return the copy: a dump, whole before it has its name; that of a killed run where there is one."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stem = f"couchdb-{label.replace('/', '-')}-"
+        for left in sorted(self.folder.glob(f"{stem}*{UNFINISHED}")):
+            return left
+        copy = self.folder / f"{stem}{clock.now():%Y%m%d_%H%M%S}.jsonl{UNFINISHED}"
+        half = self.folder / f"{stem}half"
+        there = in_order([name for name in client.get("/_all_dbs") if name in names])
+        stream = Dump(client, there, self.with_local, label)
+        with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - its mode
+            for piece in _pieces(stream):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if there and (short := stream.finish().shortfalls):
+            raise RestoreError(f"{label}: what is there could not be copied whole: {short[0]}", "nothing was touched")
+        half.rename(copy)
+        return copy
+
+
+def is_fabric(database: str, channels: Iterable[str]) -> bool:
+    """Tell whether a peer made this database: a channel's, or its own one."""
+    return database == INTERNAL or any(database.startswith(f"{channel}_") for channel in channels)
+
+
+def require_older(evidence: Evidence, peer_height: int, label: str) -> None:
+    """Raise RestoreRefusedError unless every channel's savepoint is known to be no newer than the peer's blocks."""
+    heights = evidence.get("heights")
+    if not isinstance(heights, dict) or not heights:
+        raise RestoreRefusedError(f"{label}: the snapshot tells no channel's height", "use method=rebuild")
+    told = ", ".join(f"{channel} {height}" for channel, height in sorted(heights.items()))
+    if peer_height <= 0:
+        raise RestoreRefusedError(
+            f"{label}: documents of height {told}: expected the peer's height to compare with, seen none",
+            "give peer_height: the lowest ledger_blockchain_height that the peer's /metrics tells for these channels",
+            "method=rebuild needs none: the peer makes its state anew from its blocks",
+        )
+    newer = [f"{channel} {height}" for channel, height in sorted(heights.items()) if _number(height) > peer_height]
+    if newer:
+        raise RestoreRefusedError(
+            f"{label}: expected no channel above the peer's height {peer_height}, seen {', '.join(newer)}",
+            "a peer with older blocks does not open this ledger, though it calls itself healthy",
+            "restore an older snapshot, or use method=rebuild",
+        )
+
+
+def rebuild(client: CouchClient, databases: Iterable[str]) -> list[str]:
+    """Drop the peer's databases, savepoints first: cut in the middle, the peer still sees that it has to begin anew."""
+    gone = in_order(list(databases))
+    for database in gone:
+        drop(client, database)
+    return [f"dropped: {database}" for database in gone]
+
+
+def put_documents(
+    client: CouchClient, dump: Path, wanted: Callable[[str], bool], evidence: Evidence, safety: Safety, label: str
+) -> list[str]:
+    """
+    Replace databases by those of a dump, as of its revisions, and compare; undone on failure.
+
+    What is there is copied first; the copy of a run that was killed is the one that counts. Raises: RestoreError.
+    """
+    databases = evidence.get("databases")
+    assert isinstance(databases, dict), "the heights were compared"
+    names = {name: name for name in databases if wanted(name)}
+    copy = safety.copy(client, list(names), label)
+    try:
+        _load(client, dump, names)
+        told = compare(client, evidence, names, label)
+    except BaseException as error:
+        said = error.message if isinstance(error, BackupError) else f"{type(error).__name__}: {error}"
+        try:
+            _load(client, copy, names)
+        except BackupError as second:
+            raise RestoreError(
+                f"{label}: restore failed: {said}; and what was there could not be put back: {second.message}",
+                f"it lies in {copy}; start the same restore again once the server answers",
+            ) from None
+        copy.unlink()
+        if not isinstance(error, Exception):
+            raise
+        raise RestoreError(f"{label}: restore failed, and what was there is back: {said}") from None
+    kept = copy.with_name(copy.name.removesuffix(UNFINISHED))
+    copy.rename(kept)
+    return [*told, f"what was there lies in {kept}"]
+
+
+def _load(client: CouchClient, dump: Path, names: Iterable[str]) -> None:
+    """Fill databases, the savepoints last: a savepoint beside data that is not all there would hide it for good."""
+    wanted = in_order(list(names))
+    for database in wanted:
+        drop(client, database)
+    savepoints = [name for name in wanted if name.endswith("_")]
+    for some in ([name for name in wanted if name not in savepoints], savepoints):
+        with dump.open("rb") as lines:
+            load(client, lines, {name: name for name in some}.get)
+
+
+def _pieces(stream: Dump) -> Iterator[bytes]:
+    buffer = bytearray(COPY_BYTES)
+    while count := stream.readinto(memoryview(buffer)):
+        yield bytes(buffer[:count])
+
+
+def _number(height: object) -> int:
+    assert isinstance(height, int)
+    return height

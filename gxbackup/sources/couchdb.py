@@ -1,0 +1,257 @@
+"""
+A CouchDB: every database with all its revisions, over HTTP. Fabric keeps there what it derives from its blocks.
+
+Source: strategy row CouchDB (Fabric state); https://hyperledger-fabric.readthedocs.io/en/release-2.5/couchdb_as_state_database.html
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, JsonValue, StringConstraints, model_validator
+
+from gxbackup.adapters.host import Host
+from gxbackup.couchdb import restore
+from gxbackup.couchdb.client import CouchClient, path_of
+from gxbackup.couchdb.dump import SAVEPOINT, Dump, in_order
+from gxbackup.couchdb.loading import compare, load
+from gxbackup.errors import (
+    BackupError,
+    EmptyArtifactError,
+    RestoreRefusedError,
+    SetupError,
+    SourceMissingError,
+)
+from gxbackup.model import Capture, Evidence, Frozen
+from gxbackup.ports import PlainStream
+from gxbackup.scratch.couchdb import scratch_couchdb
+from gxbackup.sources.base import Restorable, Work
+
+ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^@/?#]+(/[^@?#]*)?$")]
+NAMES_TOLD = 12
+
+
+class SecretRef(Frozen):
+    """Where its user and password are kept: a Secret in its namespace; read into memory alone."""
+
+    name: ObjectName
+    user_key: str = "user"
+    password_key: str = "password"  # noqa: S105 - the name of a key
+
+
+class CouchDB(Restorable):
+    """One CouchDB server, by a Service of the cluster or by its URL."""
+
+    default_folder: ClassVar[str] = "databases"
+
+    kind: Literal["couchdb"] = "couchdb"
+    namespace: ObjectName | None = Field(default=None, description="of its Service")
+    service: ObjectName | None = Field(default=None, description="its Service: couchdb")
+    port: int = Field(default=5984, ge=1, le=65535, description="of the Service")
+    url: Url | None = Field(
+        default=None, description="instead of a Service, without credentials: http://127.0.0.1:5984"
+    )
+    secret: SecretRef | None = Field(default=None, description="holds the user and password of a server admin")
+    user_variable: Variable | None = Field(default=None, description="instead: the worker's variable with the user")
+    password_variable: Variable | None = Field(default=None, description="and the one with the password")
+    local_documents: bool = Field(default=False, description="take _local documents (replication checkpoints) too")
+    leave_out: tuple[str, ...] = Field(default=("_global_changes",), description="databases that are not captured")
+    peers: tuple[ObjectName, ...] = Field(
+        default=(), description="StatefulSets of the peers that use it, stopped while it is restored"
+    )
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if bool(self.service) == bool(self.url):
+            raise ValueError("expected a service or a url")
+        if (self.service or self.secret or self.peers) and not self.namespace:
+            raise ValueError("expected the namespace of its service, secret and peers")
+        if bool(self.user_variable) != bool(self.password_variable) or (self.secret and self.user_variable):
+            raise ValueError("expected secret, or user_variable and password_variable, or neither")
+        return self
+
+    def collect(self, host: Host, data_type: str) -> list[Capture]:
+        """
+        List its databases, savepoints first; one capture of all of them.
+
+        Raises: SourceMissingError, CollectError where it does not answer or wants another password; EmptyArtifactError
+        where it has no database.
+        """
+        with self._client(host) as client:
+            version = client.get("/").get("version")
+            databases = in_order([name for name in client.get("/_all_dbs") if name not in self.leave_out])
+            if not databases:
+                raise EmptyArtifactError(f"{data_type}: {client.name}: expected databases, seen none")
+            captured: list[JsonValue] = [*databases]
+            return [
+                Capture(
+                    data_type=data_type,
+                    name=f"{data_type}.jsonl",
+                    settings={"databases": captured, "place": client.name},
+                    evidence={"couchdb_version": version},
+                )
+            ]
+
+    @contextmanager
+    def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
+        """Read one database after the other, page by page; a page that fails is asked for again."""
+        databases = capture.settings["databases"]
+        assert isinstance(databases, list)
+        with self._client(host) as client:
+            label = f"{capture.data_type}: {client.name}"
+            yield Dump(client, [str(name) for name in databases], self.local_documents, label)
+
+    def target(self, work: Work) -> str:
+        """Name the server whose databases are overwritten."""
+        del work
+        return self.url or f"{self.namespace}/{self.service}"
+
+    def preview(self, host: Host, work: Work) -> list[str]:
+        """Say which databases would be dropped or replaced. Raises: RestoreRefusedError."""
+        evidence = work.opened[0].artifact.evidence
+        wanted = self._wanted(work)
+        if _method(work) == "documents":
+            restore.require_older(evidence, _peer_height(work), work.data_type)
+        lines = [f"as captured: {_heights(evidence)}"]
+        with self._client(host) as client:
+            there = [name for name in client.get("/_all_dbs") if wanted(name)]
+            lines += [
+                f"now: {name}: {client.get(path_of(name))['doc_count']} documents{_height(client, name)}"
+                for name in in_order(there)
+            ]
+        peers = f"stopped meanwhile: {', '.join(self.peers)}" if self.peers else "stop the peers first, by hand"
+        if _method(work) == "rebuild":
+            told = f"dropped: {', '.join(in_order(there)[:NAMES_TOLD]) or 'nothing, none is there'}"
+            return [*lines, told, "each peer makes them anew from its blocks when it starts; no copy is kept", peers]
+        replaced = [name for name in _captured(evidence) if wanted(name)]
+        return [*lines, f"replaced: {', '.join(replaced[:NAMES_TOLD])}", f"a copy goes to {work.safety_dir}", peers]
+
+    def rehearse(self, host: Host, work: Work) -> list[str]:
+        """Load all databases into a throwaway CouchDB, read them back and compare every revision."""
+        del host
+        opened = work.opened[0]
+        folder = work.area / "scratch-couchdb"
+        folder.mkdir(mode=0o700)
+        with scratch_couchdb(folder) as client:
+            with opened.file.open("rb") as lines:
+                loaded = load(client, lines, _scratch_name)
+            names = {name: _scratch_name(name) for name in _captured(opened.artifact.evidence)}
+            if missing := [name for name in names if name not in loaded]:
+                raise RestoreRefusedError(f"{work.data_type}: expected database {missing[0]} in the dump, seen none")
+            return compare(client, opened.artifact.evidence, names, f"{work.data_type}: scratch CouchDB")
+
+    def apply(self, host: Host, work: Work) -> list[str]:
+        """Drop the peers' databases, or replace them by the documents captured; undone on failure."""
+        opened = work.opened[0]
+        evidence, wanted = opened.artifact.evidence, self._wanted(work)
+        if _method(work) == "documents":
+            restore.require_older(evidence, _peer_height(work), work.data_type)
+        with self._client(host) as client, self._peers_stopped(host):
+            if _method(work) == "rebuild":
+                return restore.rebuild(client, [name for name in client.get("/_all_dbs") if wanted(name)])
+            safety = restore.Safety(work.safety_dir, self.local_documents)
+            return restore.put_documents(client, opened.file, wanted, evidence, safety, work.data_type)
+
+    @contextmanager
+    def _client(self, host: Host) -> Iterator[CouchClient]:
+        user = password = ""
+        if self.secret is not None:
+            assert self.namespace
+            values = host.cluster.secret(self.namespace, self.secret.name)
+            for key in (self.secret.user_key, self.secret.password_key):
+                if key not in values:
+                    raise SourceMissingError(
+                        f"secret {self.namespace}/{self.secret.name}: expected key {key!r}, seen {', '.join(values)}",
+                        "source.secret.user_key and password_key name its keys",
+                    )
+            user, password = values[self.secret.user_key].decode(), values[self.secret.password_key].decode()
+        elif self.user_variable and self.password_variable:
+            user, password = os.environ.get(self.user_variable, ""), os.environ.get(self.password_variable, "")
+            if not user:
+                raise SetupError(
+                    f"variable {self.user_variable}: expected CouchDB's user, seen none",
+                    "set it in /etc/gx-backup/worker.env",
+                )
+        url = self.url
+        if url is None:
+            assert self.namespace and self.service
+            url = host.cluster.endpoint(self.namespace, self.service, self.port)
+        client = CouchClient(url, user, password)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    @contextmanager
+    def _peers_stopped(self, host: Host) -> Iterator[None]:
+        """Stop the peers for the length of a block; each gets back the pods it had, or one after a killed restore."""
+        namespace = self.namespace or ""
+        pods = {name: host.cluster.replicas(namespace, name) or 1 for name in self.peers}
+        try:
+            for name in pods:
+                host.cluster.scale(namespace, name, 0)
+            yield
+        finally:
+            for name, count in pods.items():
+                host.cluster.scale(namespace, name, count)
+
+    def _wanted(self, work: Work) -> Callable[[str], bool]:
+        """Return what tells whether a database is restored: those named, else the peers' own."""
+        evidence = work.opened[0].artifact.evidence
+        heights = evidence.get("heights")
+        channels = list(heights) if isinstance(heights, dict) else []
+        named = work.options.get("databases")
+        if not named:
+            return lambda name: restore.is_fabric(name, channels)
+        assert isinstance(named, list)
+        if unknown := [name for name in named if name not in _captured(evidence)]:
+            raise RestoreRefusedError(
+                f"{work.data_type}: database {unknown[0]!r}: not in the snapshot",
+                f"it holds {', '.join(_captured(evidence)[:NAMES_TOLD])}",
+            )
+        for channel in channels:
+            if f"{channel}_" not in named and any(name.startswith(f"{channel}_") for name in map(str, named)):
+                raise RestoreRefusedError(
+                    f"{work.data_type}: databases: expected {channel}_ among them, seen {', '.join(map(str, named))}",
+                    "it holds the channel's savepoint: beside data that is older, it hides what is missing for good",
+                )
+        return lambda name: name in named
+
+
+def _method(work: Work) -> str:
+    return str(work.options.get("method") or "rebuild")
+
+
+def _peer_height(work: Work) -> int:
+    height = work.options.get("peer_height")
+    return height if isinstance(height, int) else 0
+
+
+def _captured(evidence: Evidence) -> list[str]:
+    databases = evidence.get("databases")
+    return list(databases) if isinstance(databases, dict) else []
+
+
+def _heights(evidence: Evidence) -> str:
+    heights = evidence.get("heights")
+    told = heights if isinstance(heights, dict) else {}
+    return ", ".join(f"channel {name} at height {height}" for name, height in told.items()) or "no channel"
+
+
+def _height(client: CouchClient, database: str) -> str:
+    if not database.endswith("_"):
+        return ""
+    try:
+        return f", height {int(client.get(path_of(database, SAVEPOINT))['BlockNum']) + 1}"
+    except BackupError:
+        return ", no savepoint"
+
+
+def _scratch_name(database: str) -> str:
+    """Return a name under which a server does nothing with its documents: `_replicator` would begin to replicate."""
+    return f"system{database}" if database.startswith("_") else database
