@@ -9,18 +9,19 @@ from flows.recipes import back_up
 
 
 @flow(flow_run_name="backup vps5")
-def backup_vps5(only: list[str] | None = None) -> str:
+def backup_vps5(only: list[str] | None = None, without: list[str] | None = None) -> str:
     """
     Back up host vps5 of MainNet to the remote.
 
-    Protects: K3s configuration, keys and /etc of vps5; the weekly ones on Sunday.
+    Protects: ledgers of its peers and orderers, K3s, keys and /etc of vps5; some weekly.
     Promise:  at most 24 h lost (weekly data types 168 h); kept 30 to 90 days by data type.
-    Restore:  docs/runbooks/restore-host-config.md
+    Restore:  docs/runbooks/README.md names the page for each data type
 
     Args:
         only: these data types and no others, whether they are due or not; all that are due by default
+        without: these are left to another run
     """
-    return back_up("vps5", only)
+    return back_up("vps5", only, without=without)
 
 
 if __name__ == "__main__":

@@ -47,13 +47,15 @@ from tasks.verify import verify
 _SECONDS_FOR_A_BACKUP_TO_END = 30 * 60
 
 
-def back_up(server: str, only: list[str] | None = None, rpo_hours: float | None = None) -> str:
+def back_up(
+    server: str, only: list[str] | None = None, rpo_hours: float | None = None, without: list[str] | None = None
+) -> str:
     """
     Put one snapshot of a server on the remote and return its id; fail if anything is missing from it.
 
     One broken data type never costs the others their backup. Pruning comes last, after all is proven. With `rpo_hours`
     just the data types that are promised so often are taken, and one whose content equals its last good copy is
-    recorded as such and not sent again.
+    recorded as such and not sent again. `without` names what another run of this server takes.
 
     Raises: LockedError at once where another run is at work; IncompleteBackupError, IntegrityError (a broken past)
     after everything that could be saved is saved.
@@ -64,14 +66,14 @@ def back_up(server: str, only: list[str] | None = None, rpo_hours: float | None 
     if rpo_hours is not None and only is None:
         only = [name for name, promise in promised.items() if promise.rpo_hours <= rpo_hours]
     with locked(remote_path, server, f"backup of {server}"), staging_area(server) as area:
-        seen = survey(server, only, area)
+        seen = survey(server, only, without or [], area)
         if not seen.due:
             get_run_logger().info("%s: nothing is due today", server)
             return ""
         outcome = Outcome(seen)
         for data_type in seen.due:
             with outcome.of(data_type):
-                for capture in collect(server, data_type):
+                for capture in collect(server, data_type, seen.last_good):
                     with outcome.of(data_type):
                         sealed = compress(server, data_type, capture, area, seen.last_sealed_bytes)
                         try:

@@ -37,26 +37,33 @@ def good_copies(catalog: Catalog, data_type: str) -> tuple[HeldSnapshot, ...]:
 
 
 def due(
-    catalog: Catalog, inventory: Inventory, server: str, now: datetime, only: Sequence[str] | None = None
-) -> tuple[str, ...]:
+    catalog: Catalog, inventory: Inventory, server: str, now: datetime,
+    only: Sequence[str] | None = None, without: Sequence[str] = (),
+) -> tuple[str, ...]:  # fmt: skip
     """
     Return the data types that a daily run of a server captures now, in the inventory's order.
 
     All with an RPO of a day or less. A longer one on Sunday, or on any day on which waiting for the next run would
-    break its RPO (so a missed Sunday is made up for on Monday). `only` names exactly what is captured.
+    break its RPO (so a missed Sunday is made up for on Monday). `only` names exactly what is captured, `without` what
+    is left to another run.
 
-    Raises: InventoryError where `only` names something that is not protected.
+    Raises: InventoryError where `only` or `without` names something that is not protected.
 
     Source: design, "Prefect": hosts daily with the weekly data types on Sunday.
     """
     promised = inventory.server(server).data_types
+    for name in without:
+        inventory.data_type(server, name)
     if only is not None:
         if not only:
             raise InventoryError("only: expected at least one data type, seen an empty list", "leave it out for all")
         for name in only:
             inventory.data_type(server, name)
-        return tuple(name for name in promised if name in only)
-    return tuple(name for name, promise in promised.items() if _is_due(catalog, name, promise.rpo_hours, now))
+        return tuple(name for name in promised if name in only and name not in without)
+    return tuple(
+        name for name, promise in promised.items()
+        if name not in without and _is_due(catalog, name, promise.rpo_hours, now)
+    )  # fmt: skip
 
 
 def _is_due(catalog: Catalog, name: str, rpo_hours: float, now: datetime) -> bool:

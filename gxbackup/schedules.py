@@ -146,20 +146,26 @@ def _firings(cron: str, until: datetime) -> Iterator[datetime]:
 
 
 def _server_of(deployment: Deployment, inventory: Inventory) -> str | None:
-    """Return the server whose backup this is: backup-SERVER, or a part of it: backup-SERVER-databases."""
-    servers = [server for server in inventory.servers if f"{deployment.name}-".startswith(f"backup-{server}-")]
-    return max(servers, key=len, default=None)
+    """Return the server whose backup this is: the one that its tags name."""
+    servers = [tag for tag in deployment.tags if tag in inventory.servers]
+    return servers[0] if len(servers) == 1 else None
 
 
 def _crons(deployments: Iterable[Deployment], server: str, data_type: str, inventory: Inventory) -> Iterator[str]:
-    """Give the crons that cover a data type: all of backup-SERVER, and those that name it in `only`."""
+    """Give the crons that cover a data type, by their runs' parameters `only`, `without` and `rpo_hours`."""
+    rpo_hours = inventory.servers[server].data_types[data_type].rpo_hours
     for deployment in deployments:
-        if _server_of(deployment, inventory) != server:
+        if not deployment.name.startswith("backup-") or _server_of(deployment, inventory) != server:
             continue
         for schedule in deployment.schedules:
-            only = {**deployment.parameters, **schedule.parameters}.get("only")
-            whole = deployment.name == f"backup-{server}" and only is None
-            if whole or data_type in (only or ()):
+            given = {**deployment.parameters, **schedule.parameters}
+            if given.get("only") is not None:
+                covered = data_type in given["only"]
+            elif "rpo_hours" in given:
+                covered = rpo_hours <= given["rpo_hours"]
+            else:
+                covered = data_type not in given.get("without", ())
+            if covered:
                 yield schedule.cron
 
 
@@ -173,7 +179,7 @@ def _check_deployment(deployment: Deployment, inventory: Inventory) -> None:
     if not deployment.name.startswith("backup-"):
         return
     if (server := _server_of(deployment, inventory)) is None:
-        raise InventoryError(f"{where}: no server of the inventory has this backup")
+        raise InventoryError(f"{where}.tags: expected exactly one server of the inventory, seen {[*deployment.tags]}")
     pool = inventory.hosts[inventory.servers[server].runs_on].pool
     if deployment.work_pool.name != pool:
         raise InventoryError(f"{where}.work_pool.name: expected {pool!r}, seen {deployment.work_pool.name!r}")

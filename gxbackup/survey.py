@@ -38,8 +38,9 @@ class Survey(Frozen):
 
 
 def survey(
-    inventory: Inventory, server: str, remote: Remote, area: Path, now: datetime, only: Sequence[str] | None = None
-) -> Survey:
+    inventory: Inventory, server: str, remote: Remote, area: Path, now: datetime,
+    only: Sequence[str] | None = None, without: Sequence[str] = (),
+) -> Survey:  # fmt: skip
     """
     Check keys, recipients, remote and clock, read the catalog, and name what is due and the new snapshot's id.
 
@@ -60,7 +61,7 @@ def survey(
         remote_dir=settings.remote_dir,
         snapshot=_new_id(held, now),
         started_at=now,
-        due=freshness.due(held, inventory, server, now, only),
+        due=freshness.due(held, inventory, server, now, only, without),
         previous=Previous(snapshot=newest.snapshot, sha256=newest.manifest_sha256) if newest else None,
         faults=tuple(faults),
         last_sealed_bytes=_last_sizes(held),

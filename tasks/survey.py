@@ -18,12 +18,12 @@ from tasks.policy import BRIEF
 
 
 @task(task_run_name="survey {server}", **BRIEF)
-def survey(server: str, only: list[str] | None, area: Path) -> Survey:
+def survey(server: str, only: list[str] | None, without: list[str], area: Path) -> Survey:
     """Check keys, recipients, remote and clock; read the catalog; say what is due."""
     now = clock.now()
     if (server_time := prefect_server_time()) is not None:
         surveys.check_clock(now, server_time, "the Prefect server")
-    return surveys.survey(host.inventory(), server, host.remote(), area, now, only)
+    return surveys.survey(host.inventory(), server, host.remote(), area, now, only, without)
 
 
 def prefect_server_time() -> datetime | None:

@@ -26,7 +26,7 @@ from gxbackup.schedules import Deployment, Deployments
 
 PROJECT = Path(__file__).resolve().parent.parent
 # Flow files that no deployment starts: recipes, and what the command line needs.
-SHARED = {"__init__", "recipes", "command_line"}
+SHARED = {"__init__", "recipes", "data_recipe", "proofs", "k3s_recovery", "command_line"}
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +225,7 @@ def scheduled_restore(by_name: dict[str, Any], _: Any) -> None:
 
 
 def nobodys_backup(by_name: dict[str, Any], written: Any) -> None:
-    stray = {**by_name["backup-vps1"], "name": "backup-vps9", "entrypoint": "flows/backup_vps9.py:backup_vps9"}
+    stray = {**by_name["backup-vps1"], "name": "backup-vps9", "tags": ["backup"], "entrypoint": "flows/backup_vps9.py:backup_vps9"}
     written["deployments"].append(stray)
 
 
@@ -238,7 +238,7 @@ def nobodys_backup(by_name: dict[str, Any], written: Any) -> None:
         (no_such_pool, r"deployments\.restore-website\.work_pool\.name: 'vps9' is no host's pool"),
         (two_at_once, r"deployments\.backup-vps1\.concurrency_limit: expected limit 1"),
         (scheduled_restore, r"deployments\.restore-website\.schedules: a restore is started by a person"),
-        (nobodys_backup, r"deployments\.backup-vps9: no server of the inventory has this backup"),
+        (nobodys_backup, r"deployments\.backup-vps9\.tags: expected exactly one server of the inventory"),
     ],
 )
 def test_a_broken_promise_is_one_line_with_its_path(change: Any, message: str) -> None:

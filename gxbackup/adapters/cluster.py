@@ -7,6 +7,7 @@ Imports `kubernetes` only once a cluster is really asked: it costs a second.
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -60,7 +61,9 @@ class Cluster:
 
         configuration = Configuration()
         try:
-            load_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            # The client itself reads KUBECONFIG once, when it is imported.
+            named = {"config_file": os.environ["KUBECONFIG"]} if os.environ.get("KUBECONFIG") else {}
+            load_config(client_configuration=configuration, **named)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
             raise SetupError(
                 f"kubeconfig: cannot be used: {error}",

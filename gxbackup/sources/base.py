@@ -34,6 +34,15 @@ class Source(Frozen):
         """Find the thing, make it consistent, take the evidence; one Capture for each artifact."""
         raise NotImplementedError
 
+    def collect_since(self, host: Host, data_type: str, last_good: Sequence[Artifact]) -> list[Capture]:
+        """
+        Collect, knowing the artifacts of the newest good copy: a differential builds on them.
+
+        Each of them names in `held_in` the snapshot that its files lie in.
+        """
+        del last_good
+        return self.collect(host, data_type)
+
     def open(self, host: Host, capture: Capture) -> AbstractContextManager[PlainStream]:
         """Open a capture for its one reading; leaving the block ends the producer, however it was left."""
         raise NotImplementedError

@@ -51,7 +51,11 @@ class Ledger(Restorable):
     )
     full_every_days: int = Field(default=7, ge=1, le=31, description="how often all of it is kept, not what changed")
 
-    def collect(self, host: Host, data_type: str, last_good: Sequence[Artifact] = ()) -> list[Capture]:
+    def collect(self, host: Host, data_type: str) -> list[Capture]:
+        """See `collect_since`: all of it."""
+        return self.collect_since(host, data_type, ())
+
+    def collect_since(self, host: Host, data_type: str, last_good: Sequence[Artifact]) -> list[Capture]:
         """
         Find the volumes that lie on this node; one capture for each.
 
@@ -158,10 +162,11 @@ class Ledger(Restorable):
         if base is None:
             settings |= {"level": 0, "full_id": secrets.token_hex(16)}
         else:
-            settings |= {"level": 1, "full_id": base[1].settings["full_id"], "base_path": base[1].path}
+            base_path = base[1].settings.get("base_path", base[1].path)
+            settings |= {"level": 1, "full_id": base[1].settings["full_id"], "base_path": base_path}
         return Capture(
             data_type=data_type,
-            name=f"{pod.name}.tar",
+            name=f"{pod.name}.level{settings['level']}.tar",
             settings=settings,
             evidence={"volume": volume.name, "node": pod.node},
             expected_size_bytes=_size_bytes(folder, incremental.remembered_at(area) if base else 0),

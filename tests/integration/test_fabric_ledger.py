@@ -62,7 +62,7 @@ def peer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LocalCluster:
 
 
 def capture(cluster: LocalCluster, into: Path, *last_good: Artifact, role: str = "peer") -> Read:
-    (found,) = SOURCES[role].collect(cluster.host(), f"{role}-ledger", last_good)
+    (found,) = SOURCES[role].collect_since(cluster.host(), f"{role}-ledger", last_good)
     into.mkdir(exist_ok=True)
     return read(SOURCES[role], cluster.host(), found, into)
 
