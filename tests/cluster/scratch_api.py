@@ -17,17 +17,19 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.kubeconfigs import write_kubeconfig
 
 START_TIMEOUT_SECONDS = 90
+# The test cluster's administrator: a test may turn this process to another kubeconfig.
+ADMIN = os.environ.get("KUBECONFIG", "")
 
 
 def programs() -> Path:
     """Return the folder of the test cluster's own programs: it lies beside the state that KUBECONFIG is part of."""
-    return Path(os.environ["KUBECONFIG"]).resolve().parent.parent / "bin"
+    return Path(ADMIN).resolve().parent.parent / "bin"
 
 
 def kubectl(*words: str, kubeconfig: Path | str | None = None, stdin: str | None = None, check: bool = True) -> str:
     """Run kubectl and return what it printed; with `check`, a failure is an error with its words."""
     done = subprocess.run(
-        [programs() / "kubectl", f"--kubeconfig={kubeconfig or os.environ['KUBECONFIG']}", *words],
+        [programs() / "kubectl", f"--kubeconfig={kubeconfig or ADMIN}", *words],
         input=stdin, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert not check or done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
