@@ -7,10 +7,9 @@ A test follows the page literally; every fenced block is one that runs.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from gxbackup import layout
+from gxbackup import layout, recover_steps
 from gxbackup.model import Artifact, Manifest
 
 _HEAD = """\
@@ -62,6 +61,22 @@ echo {plain_sum} | sha256sum --check
 """
 
 
+_PUT_BACK = """
+## 3 Put back
+
+Each on the server that it belongs to, with that server's own client; read what stands above about it first.
+"""
+
+_THERE = """
+### {data_type}: {path}
+
+```sh
+cd "$WORK"
+{commands}
+```
+"""
+
+
 def recover_page(manifest: Manifest, remote: str, remote_dir: str) -> str:
     """
     Spell the exact commands for one snapshot, in order, with its file names and checksums.
@@ -72,7 +87,9 @@ def recover_page(manifest: Manifest, remote: str, remote_dir: str) -> str:
     sums = "\n".join(
         f"{part.sha256}  {_stored(artifact, part.path)}" for artifact in manifest.artifacts for part in artifact.parts
     )
-    elsewhere = sorted({artifact.held_in for artifact in manifest.artifacts if artifact.held_in})
+    elsewhere = sorted(
+        {other for artifact in manifest.artifacts for other in (artifact.held_in, artifact.base) if other is not None}
+    )
     others = "".join(
         f'rclone copy "$REMOTE/{layout.in_snapshot(remote_dir, other)}" {shlex.quote(f"sealed/.held/{other}")}\n'
         for other in elsewhere
@@ -90,40 +107,36 @@ def recover_page(manifest: Manifest, remote: str, remote_dir: str) -> str:
         fetch_others=others,
         sums=sums,
     )
-    return head + "".join(_section(artifact) for artifact in manifest.artifacts)
+    return head + "".join(_opened(artifact) for artifact in manifest.artifacts) + _put_back(manifest)
 
 
 def _stored(artifact: Artifact, path: str) -> str:
     return f".held/{artifact.held_in}/{path}" if artifact.held_in else path
 
 
-def _section(artifact: Artifact) -> str:
-    plain = f"plain/{artifact.path.removesuffix(layout.SEALED_SUFFIX)}"
-    about, apply = _APPLY.get(PurePosixPath(plain).suffix, _read_it)(artifact, plain)
+def _opened(artifact: Artifact) -> str:
+    plain = _plain(artifact)
+    told = recover_steps.steps(artifact, plain)
     return _OPEN.format(
         data_type=artifact.data_type,
         path=artifact.path,
-        about=about,
+        about=told.about,
         folder=shlex.quote(str(PurePosixPath(plain).parent.relative_to("plain"))),
         parts=" ".join(shlex.quote(f"sealed/{_stored(artifact, part.path)}") for part in artifact.parts),
         plain=shlex.quote(plain),
         plain_sum=shlex.quote(f"{artifact.plain_sha256}  {plain}"),
-        apply=apply,
+        apply=told.here,
     )
 
 
-def _unpack(artifact: Artifact, plain: str) -> tuple[str, str]:
-    root = artifact.settings.get("root", "/")
-    target = f"tree/{artifact.data_type}"
-    about = f"A file tree; it came from `{root}`. Look at it in `{target}` first, then move what you need to its place."
-    unpack = "tar --extract --preserve-permissions --same-owner --numeric-owner --acls --xattrs --xattrs-include='*'"
-    return about, (
-        f"mkdir -p {shlex.quote(target)}\n{unpack} --file {shlex.quote(plain)} --directory {shlex.quote(target)}"
-    )
+def _put_back(manifest: Manifest) -> str:
+    sections = [
+        _THERE.format(data_type=artifact.data_type, path=artifact.path, commands=there)
+        for artifact in manifest.artifacts
+        if (there := recover_steps.steps(artifact, _plain(artifact)).there)
+    ]
+    return _PUT_BACK + "".join(sections) if sections else ""
 
 
-def _read_it(_artifact: Artifact, plain: str) -> tuple[str, str]:
-    return "To be read by people, one object a line.", f"ls -l {shlex.quote(plain)}"
-
-
-_APPLY: dict[str, Callable[[Artifact, str], tuple[str, str]]] = {".tar": _unpack}
+def _plain(artifact: Artifact) -> str:
+    return f"plain/{artifact.path.removesuffix(layout.SEALED_SUFFIX)}"

@@ -14,6 +14,7 @@ import pytest
 from estate import await_condition
 
 from gxbackup import k3s_recovery, k3s_token
+from gxbackup.adapters import k3s
 from gxbackup.errors import RestoreError, RestoreRefusedError
 from gxbackup.k3s_recovery import begin, resume
 from gxbackup.sources.base import Work
@@ -64,6 +65,12 @@ class Cluster:
         for server in self.hosts:
             server.fault("")
             server.stop()
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look more often than once a second whether the stand-in is up: it takes less than that."""
+    monkeypatch.setattr(k3s, "SECONDS_BETWEEN_LOOKS", 0.1)
 
 
 @pytest.fixture(scope="module")
