@@ -10,7 +10,7 @@ from prefect import runtime
 from prefect.logging import get_run_logger
 
 from flows.recipes import tell
-from gxbackup import clock, health, watch
+from gxbackup import clock, health, verifying, watch
 from gxbackup.errors import UnprovenError
 from gxbackup.health import Condition, Finding
 from gxbackup.inventory import WatchedCronJob
@@ -21,9 +21,10 @@ from gxbackup.watch import Surroundings
 from tasks import host, metrics
 from tasks.catalogs import list_catalog
 from tasks.policy import speak_plainly
-from tasks.proof_pages import health_page, verdict
-from tasks.proofs import look_at_past, read_proofs
+from tasks.proof_pages import health_page, verdict, verification_page
+from tasks.proofs import look_at_past, read_proofs, record_proofs
 from tasks.surroundings import look_at_clock, look_at_cronjob, look_at_pools, look_at_remote, look_at_staging
+from tasks.verify_held import open_held, verify_hashes
 
 DAY_HOURS = 24
 
@@ -42,9 +43,9 @@ def check_health() -> None:
         catalogs = _catalogs(area, found)
         proofs: dict[str, Proofs] = {}
         for catalog in catalogs:
-            with _checking(f"{catalog.server} proofs", found):
+            with checking(f"{catalog.server} proofs", found):
                 proofs[catalog.server] = read_proofs(catalog.server)
-            with _checking(f"{catalog.server} past", found):
+            with checking(f"{catalog.server} past", found):
                 found += health.past_findings(catalog, look_at_past(catalog))
     conditions = health.conditions(catalogs, host.inventory(), proofs, clock.now())
     found += [finding for condition in conditions for finding in condition.findings]
@@ -52,13 +53,78 @@ def check_health() -> None:
     found = health.worst_first(found)
     tell("backup-health", health_page(conditions, found, seen, clock.now()))
     metrics.of_health(conditions, found, seen)
-    _end(found)
+    end(found)
+
+
+def verify_day() -> None:
+    """
+    Prove that every snapshot of the last day is on the remote, complete, with equal hashes; fail where one is not.
+
+    Raises: UnprovenError naming what is not.
+    """
+    speak_plainly()
+    found: list[Finding] = []
+    lines: list[str] = []
+    with staging_area("verify") as area:
+        for catalog in _catalogs(area, found):
+            recent = verifying.of_the_last_day(catalog, clock.now())
+            found += verifying.day_findings(catalog, host.inventory(), clock.now())
+            with checking(f"{catalog.server} hashes", found):
+                found += verify_hashes(catalog, recent)
+            with checking(f"{catalog.server} past", found):
+                found += health.past_findings(catalog, look_at_past(catalog))
+            files = sum(len(held.files) for held in recent)
+            names = ", ".join(held.snapshot for held in recent) or "none"
+            lines.append(f"{catalog.server}: {files} files of the last day's snapshots: {names}")
+    metrics.of_verification("verify-backups", found)
+    tell("verify-backups", verification_page("Backups of the last day", found, lines))
+    end(found)
+
+
+def verify_all() -> None:
+    """
+    Hold the remote's hash of everything held against its manifest, and open a rotating sample; fail on rot.
+
+    One rotten artifact costs no other its look. What was opened is recorded, so that the next look opens others.
+
+    Raises: UnprovenError naming what is rotten.
+    """
+    speak_plainly()
+    found: list[Finding] = []
+    lines: list[str] = []
+    with staging_area("integrity") as area:
+        for catalog in _catalogs(area, found):
+            with checking(f"{catalog.server} hashes", found):
+                found += verify_hashes(catalog, [*catalog.snapshots])
+            with checking(f"{catalog.server} past", found):
+                found += health.past_findings(catalog, look_at_past(catalog))
+            with checking(f"{catalog.server} sample", found):
+                lines += _open_sample(catalog, area, found)
+    metrics.of_verification("verify-integrity", found)
+    tell("verify-integrity", verification_page("Everything that is held", found, lines))
+    end(found)
+
+
+def _open_sample(catalog: Catalog, area: Path, found: list[Finding]) -> list[str]:
+    """Open what is due to be opened, record what could be, and say so line by line."""
+    proofs = read_proofs(catalog.server)
+    lines: list[str] = []
+    opened: list[str] = []
+    for one in verifying.to_open(catalog, proofs, host.inventory(), clock.now()):
+        with checking(f"{catalog.server} {one.artifact.data_type}", found, verifying.RUNBOOK):
+            lines.append(f"{catalog.server} {one.name()}: {open_held(catalog, one, area)}")
+            opened.append(one.name())
+    record_proofs(catalog, opened, {}, area)
+    known = proofs.with_opened(opened, clock.now())
+    for data_type, (done, held) in verifying.counts(catalog, known).items():
+        lines.append(f"{catalog.server} {data_type}: {done} of {held} artifacts held were opened since they were made")
+    return lines
 
 
 def _catalogs(area: Path, found: list[Finding]) -> list[Catalog]:
     catalogs = []
     for server in host.inventory().servers:
-        with _checking(server, found):
+        with checking(server, found):
             catalogs.append(list_catalog(server, area))
     return catalogs
 
@@ -69,22 +135,22 @@ def _look_around(conditions: tuple[Condition, ...], found: list[Finding]) -> Sur
     cronjobs = []
     pools: dict[str, str] = {}
     now = clock.now()
-    with _checking("staging", found):
+    with checking("staging", found):
         staging = look_at_staging()
         found += watch.staging_findings(staging, max((one.size_bytes for one in conditions), default=0))
-    with _checking("remote", found):
+    with checking("remote", found):
         remote = look_at_remote()
         newest = [one for one in conditions if one.age_hours is not None and one.age_hours <= DAY_HOURS]
         found += watch.remote_findings(remote, sum(one.size_bytes for one in newest))
     for wanted in host.inventory().watch.cronjobs:
-        with _checking(_cronjob_subject(wanted), found):
+        with checking(_cronjob_subject(wanted), found):
             cronjobs.append(look_at_cronjob(wanted.namespace, wanted.name))
             found += watch.cronjob_findings(cronjobs[-1], now)
     if runtime.deployment.id is not None:
-        with _checking("workers", found):
+        with checking("workers", found):
             pools = look_at_pools()
             found += watch.pool_findings(pools)
-        with _checking("clock", found):
+        with checking("clock", found):
             offset = look_at_clock()
             found += watch.clock_findings(offset)
     return Surroundings(
@@ -97,15 +163,15 @@ def _cronjob_subject(wanted: WatchedCronJob) -> str:
 
 
 @contextmanager
-def _checking(subject: str, found: list[Finding]) -> Iterator[None]:
+def checking(subject: str, found: list[Finding], runbook: str = watch.RUNBOOK) -> Iterator[None]:
     """Turn whatever goes wrong in a check into a finding: what nobody looked at is not well."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - it hides nothing: the finding is failing
-        found.append(watch.unchecked(subject, error))
+        found.append(watch.unchecked(subject, error, runbook))
 
 
-def _end(found: list[Finding]) -> None:
+def end(found: list[Finding]) -> None:
     """Say every failing finding in the log, one line each, and fail where there is one."""
     failing = [finding for finding in found if finding.level == "failing"]
     for finding in failing:

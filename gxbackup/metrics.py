@@ -78,6 +78,15 @@ def of_run(
     return figures.registry
 
 
+def of_verification(flow: str, failures: int, now: datetime) -> CollectorRegistry:
+    """Return the figures of a look at the remote's bytes."""
+    figures = _Figures()
+    help_text = "Files on the remote that are not what was sent, or could not be opened."
+    figures.put("backup_integrity_failures", help_text, failures, flow=flow)
+    figures.put("backup_verification_timestamp", "When that look ended.", now.timestamp(), flow=flow)
+    return figures.registry
+
+
 def publish(registry: CollectorRegistry, name: str) -> Path | None:
     """
     Write figures where node_exporter reads them, and push them where GX_PUSHGATEWAY_URL says; return the file.

@@ -112,10 +112,10 @@ def clock_findings(offset_seconds: float) -> list[Finding]:
     return [Finding(level=level, subject="clock", message=message, runbook=RUNBOOK)]
 
 
-def unchecked(subject: str, error: Exception) -> Finding:
+def unchecked(subject: str, error: Exception, runbook: str = RUNBOOK) -> Finding:
     """Make a finding of a check that could not be made: what nobody looked at is not well."""
     first_line = str(error).partition("\n")[0]
-    return _failing(subject, f"could not be checked: {first_line or type(error).__name__}", RUNBOOK)
+    return _failing(subject, f"could not be checked: {first_line or type(error).__name__}", runbook)
 
 
 def _failing(subject: str, message: str, runbook: str) -> Finding:

@@ -12,12 +12,21 @@ from gxbackup.errors import SetupError
 from gxbackup.health import Condition, Finding
 from gxbackup.model import Manifest
 from gxbackup.retention import Plan
+from gxbackup.verifying import RUNBOOK
 from gxbackup.watch import Surroundings
+
+_ROTTEN = (RUNBOOK, "broken-chain")
 
 
 def of_health(conditions: Sequence[Condition], findings: Sequence[Finding], seen: Surroundings) -> None:
     """Publish the figures of all promises."""
     _publish(metrics.of_health(conditions, findings, seen, clock.now()), "health")
+
+
+def of_verification(flow: str, findings: Sequence[Finding]) -> None:
+    """Publish how many files a look at the remote's bytes found rotten, lost, or without a trusted manifest."""
+    failures = sum(finding.runbook in _ROTTEN for finding in findings)
+    _publish(metrics.of_verification(flow, failures, clock.now()), flow)
 
 
 def of_run(server: str, manifest: Manifest | None, plan: Plan | None, *, succeeded: bool) -> None:

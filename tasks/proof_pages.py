@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from gxbackup import drill
+from gxbackup.drill import Step
 from gxbackup.health import Condition, Finding
 from gxbackup.watch import Room, Surroundings
 from tasks.pages import cell, human_bytes
@@ -15,13 +17,8 @@ _MARKS = {"failing": "🔴 failing", "warning": "🟡 warning", None: "🟢"}
 def health_page(conditions: Sequence[Condition], findings: Sequence[Finding], seen: Surroundings, now: datetime) -> str:
     """Tell what is wrong, worst first, then how every promise is kept."""
     lines = [f"# {verdict(findings)}", "", f"Looked at {now:%Y-%m-%d %H:%M} UTC.", ""]
-    if findings:
-        lines += ["| | what | says | page |", "|---|---|---|---|"]
-        lines += [
-            f"| {_MARKS[one.level]} | {cell(one.subject)} | {cell(one.message)} | docs/runbooks/{one.runbook}.md |"
-            for one in findings
-        ] + [""]
     lines += [
+        *_finding_rows(findings),
         "| | promise | newest good copy | age | at most | size | usually | copies | held | restored to scratch | RTO |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -29,6 +26,55 @@ def health_page(conditions: Sequence[Condition], findings: Sequence[Finding], se
     lines += [_condition_row(one) for one in ordered] + [""]
     lines += _surroundings(seen)
     return "\n".join(lines) + "\n"
+
+
+def verification_page(title: str, findings: Sequence[Finding], lines: Sequence[str]) -> str:
+    """Tell what is rotten or missing, then what was looked at."""
+    head = f"{title}: {'all is as it was sent' if not findings else f'{len(findings)} faults'}"
+    return "\n".join([f"# {head}", "", *_finding_rows(findings), *(f"- {cell(line)}" for line in lines)]) + "\n"
+
+
+def drill_page(title: str, steps: Sequence[Step]) -> str:
+    """Tell for every data type what would be lost now and how long it takes to be back, worst first."""
+    failed = sum(step.failure is not None for step in steps)
+    word = "all restored, evidence equal" if not failed else f"{failed} of {len(steps)} could not be restored"
+    late = sum(step.age_hours is not None and step.age_hours > step.rpo_hours for step in steps)
+    lines = [
+        f"# {title}: {word}",
+        "",
+        f"Back after {drill.total_seconds(steps):.0f} s in all, here; {late} older than promised when restored.",
+        "",
+        "| | step | data type | snapshot | lost (RPO) | promised | back within (RTO) | seen |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    numbered = sorted(enumerate(steps, 1), key=lambda one: one[1].failure is None)
+    return "\n".join([*lines, *(_step_row(number, step) for number, step in numbered)]) + "\n"
+
+
+def _step_row(number: int, step: Step) -> str:
+    lost = f"{step.age_hours:g} h" if step.age_hours is not None else "everything"
+    snapshot, back = "none", "never"
+    if step.rehearsal is not None:
+        snapshot = step.rehearsal.snapshot
+        back = f"{step.rehearsal.rto_seconds:.1f} s" if step.failure is None else "never"
+    mark = _MARKS["failing" if step.failure else None]
+    seen = step.failure or "; ".join(step.told)
+    name = f"{step.server} {step.data_type}"
+    return f"| {mark} | {number} | {name} | {snapshot} | {lost} | {step.rpo_hours:g} h | {back} | {cell(seen)} |"
+
+
+def _finding_rows(findings: Sequence[Finding]) -> list[str]:
+    if not findings:
+        return []
+    return [
+        "| | what | says | page |",
+        "|---|---|---|---|",
+        *(
+            f"| {_MARKS[one.level]} | {cell(one.subject)} | {cell(one.message)} | docs/runbooks/{one.runbook}.md |"
+            for one in findings
+        ),
+        "",
+    ]
 
 
 def verdict(findings: Sequence[Finding]) -> str:

@@ -1,0 +1,65 @@
+"""
+The order in which a lost system comes back, and what a drill measured beside what was promised. Pure.
+
+Source: strategy, "Recovery procedures"; hosts and keys first, then the cluster, databases, the ledger in the order that
+its heights need, and what stands on it last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gxbackup.inventory import Inventory
+from gxbackup.model import Frozen
+from gxbackup.proofs import Rehearsal
+
+# A data type belongs to the first of these that its name begins with; one that is in none comes last.
+ORDER = (
+    "ssh-keys",
+    "system-config",
+    "k3s-config",
+    "etcd-snapshots",
+    "k8s-manifests",
+    "compose-config",
+    "postgres-ca",
+    "fabric-crypto",
+    "postgres-",
+    "redis-",
+    "orderer-ledger",
+    "peer-ledger",
+    "couchdb-",
+    "chaincode-",
+    "website",
+)
+
+
+class Step(Frozen):
+    """One data type of a rehearsal or a drill, and how it went."""
+
+    server: str
+    data_type: str
+    rpo_hours: float
+    age_hours: float | None
+    rehearsal: Rehearsal | None
+    failure: str | None
+    told: tuple[str, ...] = ()
+
+
+def in_order(inventory: Inventory, *, dependency: bool) -> list[tuple[str, str]]:
+    """Return server and name of every data type that a flow restores, in the order of the inventory or of need."""
+    wanted = [
+        (server, name)
+        for server, settings in inventory.servers.items()
+        for name, promise in settings.data_types.items()
+        if promise.restore_flow is not None
+    ]
+    return sorted(wanted, key=lambda one: _rank(one[1])) if dependency else wanted
+
+
+def total_seconds(steps: Iterable[Step]) -> float:
+    """Return how long all steps took, one after the other."""
+    return sum(step.rehearsal.rto_seconds for step in steps if step.rehearsal)
+
+
+def _rank(data_type: str) -> int:
+    return next((number for number, prefix in enumerate(ORDER) if data_type.startswith(prefix)), len(ORDER))

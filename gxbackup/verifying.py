@@ -1,0 +1,127 @@
+"""
+Whether the remote still holds what manifests say, and which artifacts are to be opened next. Deletes and mends nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from gxbackup import freshness, layout
+from gxbackup.adapters.rclone import Remote
+from gxbackup.health import Finding
+from gxbackup.inventory import Inventory
+from gxbackup.model import Artifact, Catalog, Frozen, HeldSnapshot
+from gxbackup.proofs import Proofs, opened_name
+
+DAILY_LOOK = timedelta(hours=26)
+# A folder without a manifest that is older belongs to a run that was cut.
+RUN_AT_MOST = timedelta(hours=6)
+# Weekly, and a day's delay: what would be dropped before the next look is opened in this one.
+UNTIL_THE_NEXT_LOOK = timedelta(days=8)
+# Of what is not due yet, one in so many is opened all the same, another one on every day.
+SAMPLE_ONE_IN = 20
+RUNBOOK = "alert-BackupIntegrityFailed"
+
+
+class ToOpen(Frozen):
+    """One artifact to read back, unseal and open."""
+
+    snapshot: str
+    artifact: Artifact
+
+    def name(self) -> str:
+        """Spell it as `Proofs.opened` does."""
+        return opened_name(self.snapshot, self.artifact.path)
+
+
+def of_the_last_day(catalog: Catalog, now: datetime) -> list[HeldSnapshot]:
+    """Return the snapshots that a daily look has to look at."""
+    return [held for held in catalog.snapshots if now - layout.snapshot_time(held.snapshot) <= DAILY_LOOK]
+
+
+def day_findings(catalog: Catalog, inventory: Inventory, now: datetime) -> list[Finding]:
+    """Tell which snapshots of the last day are not complete, and where there should be one and is none."""
+    recent = of_the_last_day(catalog, now)
+    found = [
+        _failing(
+            f"{catalog.server} {gap.data_type}", f"{held.snapshot} lacks it: {gap.reason}", "alert-BackupJobFailed"
+        )
+        for held in recent
+        for gap in held.manifest.missing
+    ]
+    promised = inventory.server(catalog.server).data_types
+    if not recent and any(promise.rpo_hours <= freshness.DAILY_HOURS for promise in promised.values()):
+        found.append(_failing(catalog.server, "no snapshot was made in the last day", "alert-BackupJobFailed"))
+    for left in catalog.leftovers:
+        if DAILY_LOOK >= now - layout.snapshot_time(left.snapshot) > RUN_AT_MOST:
+            message = f"{left.snapshot} has no manifest: that run was cut"
+            found.append(_failing(catalog.server, message, "alert-BackupJobFailed"))
+    return found
+
+
+def hash_findings(remote: Remote, catalog: Catalog, snapshots: Sequence[HeldSnapshot]) -> list[Finding]:
+    """
+    Hold the remote's own sha256 of every stored file of these snapshots against their manifests.
+
+    What is absent is told by `catalog.lost_artifacts`, which knows what was pruned. Raises: RemoteError.
+    """
+    found = []
+    for held in snapshots:
+        artifacts = [one for one in held.manifest.artifacts if one.held_in is None and held.holds(one)]
+        folder = layout.in_snapshot(catalog.remote_dir, held.snapshot)
+        stored = remote.sha256_many(folder, [part.path for artifact in artifacts for part in artifact.parts])
+        for artifact in artifacts:
+            for part in artifact.parts:
+                if (seen := stored.get(part.path)) != part.sha256:
+                    subject = f"{catalog.server} {artifact.data_type}"
+                    message = f"{held.snapshot}/{part.path}: expected sha256 {part.sha256[:16]}…, seen {_shown(seen)}"
+                    found.append(_failing(subject, message, RUNBOOK))
+    return found
+
+
+def to_open(catalog: Catalog, proofs: Proofs, inventory: Inventory, now: datetime) -> list[ToOpen]:
+    """
+    Choose what a weekly look opens: the newest good copies, what would be dropped before the next look, and a sample.
+
+    What was opened once is not opened again, so that everything held is opened once before it goes; only what is kept
+    for less than a week may come and go between two looks. The sample depends on the day alone.
+    """
+    chosen: dict[str, ToOpen] = {}
+    for data_type, promise in inventory.server(catalog.server).data_types.items():
+        good = freshness.good_copies(catalog, data_type)
+        rest: list[ToOpen] = []
+        for rank, held in enumerate(good):
+            expires = layout.snapshot_time(held.snapshot) + timedelta(days=promise.keep_days)
+            for artifact in held.manifest.of(data_type):
+                one = ToOpen(snapshot=artifact.held_in or held.snapshot, artifact=artifact)
+                if one.name() in proofs.opened:
+                    continue
+                if rank == 0 or expires <= now + UNTIL_THE_NEXT_LOOK:
+                    chosen[one.name()] = one
+                else:
+                    rest.append(one)
+        rest.sort(key=lambda one: hashlib.sha256(f"{now:%Y-%m-%d} {one.name()}".encode()).digest())
+        for one in rest[: -(-len(rest) // SAMPLE_ONE_IN)]:
+            chosen[one.name()] = one
+    return list(chosen.values())
+
+
+def counts(catalog: Catalog, proofs: Proofs) -> dict[str, tuple[int, int]]:
+    """Return data type → how many of its held artifacts were opened, and how many there are."""
+    held_names: dict[str, set[str]] = defaultdict(set)
+    for held in catalog.snapshots:
+        for artifact in held.manifest.artifacts:
+            if artifact.held_in is None and held.holds(artifact):
+                held_names[artifact.data_type].add(opened_name(held.snapshot, artifact.path))
+    return {name: (len(names & proofs.opened.keys()), len(names)) for name, names in held_names.items()}
+
+
+def _failing(subject: str, message: str, runbook: str) -> Finding:
+    return Finding(level="failing", subject=subject, message=message, runbook=runbook)
+
+
+def _shown(sha256: str | None) -> str:
+    return f"{sha256[:16]}…" if sha256 else "no file"
