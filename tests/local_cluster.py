@@ -38,6 +38,7 @@ class LocalCluster:
     def __init__(self, volumes: Mapping[str, Path], mount: str = VOLUME) -> None:
         self.volumes = dict(volumes)
         self.mount = mount
+        self.mounts: dict[str, str] = {}
         self.stopped: set[str] = set()
         self.not_ready: set[str] = set()
         self.scaled: list[tuple[str, int]] = []
@@ -52,10 +53,12 @@ class LocalCluster:
             Pod(
                 namespace=namespace, name=name, uid=name, node="here", ready=name not in self.not_ready,
                 state="Running" if name not in self.not_ready else "Pending", containers=("one",), images=("image",),
-                labels={key: value} if key else {}, claims={f"data-{name}": self.mount},
+                labels={key: value} if key else {}, claims={f"data-{name}": self.mounts.get(name, self.mount)},
             )
             for name in sorted(self.volumes)
-            if name not in self.stopped and (key != "app" or name.rpartition("-")[0] == value)
+            if name not in self.stopped
+            and (key != "app" or name.rpartition("-")[0] == value)
+            and (key != "tier" or name.startswith(value))
         )  # fmt: skip
 
     def place(

@@ -22,13 +22,14 @@ class Read(NamedTuple):
     file: Path
     end: StreamEnd
     capture: Capture
+    kind: str
 
     def opened(self) -> Opened:
         size_bytes = self.file.stat().st_size
         path = f"fabric/{self.capture.name}"
         return Opened(
             artifact=Artifact(
-                data_type=self.capture.data_type, kind="any", path=path,
+                data_type=self.capture.data_type, kind=self.kind, path=path,
                 parts=(Part(path=path, size_bytes=size_bytes, sha256=ZEROS),),
                 sealed_size_bytes=size_bytes, sealed_sha256=ZEROS, plain_size_bytes=size_bytes,
                 plain_sha256=hashlib.sha256(self.file.read_bytes()).hexdigest(), keep_days=1,
@@ -47,7 +48,7 @@ def read(source: Source, host: Host, capture: Capture, into: Path, buffer_bytes:
         while count := stream.readinto(buffer):
             plain.write(buffer[:count])
         end = stream.finish()
-    return Read(file, end, capture)
+    return Read(file, end, capture, str(getattr(source, "kind", "")))
 
 
 def work(area: Path, *reads: Read, **options: JsonValue) -> Work:

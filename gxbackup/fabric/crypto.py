@@ -62,7 +62,7 @@ class CryptoInventory:
         """Look into one file."""
         if PurePosixPath(path).name == CONFIG_NAME:
             self._add_settings(path, content)
-        if b"-----BEGIN " not in content:
+        if b"-----BEGIN " not in content or b"\0" in content:  # a database holds what a CA issued
             return
         if b"-----BEGIN CERTIFICATE-----" in content:
             self._add_certificates(path, content)

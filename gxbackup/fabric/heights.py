@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gxbackup.errors import RestoreRefusedError
+from gxbackup.model import Artifact
 
 Heights = Mapping[str, int]  # channel → height, which is the number of its next block
 COUCHDB, PEER, ORDERER = "couchdb", "peer", "orderer"
@@ -30,6 +31,18 @@ class Copy:
 def savepoint_height(block_num: int) -> int:
     """Return the height that a state database's savepoint document stands for: its block is applied."""
     return block_num + 1
+
+
+def copies_of(artifacts: Iterable[Artifact]) -> list[Copy]:
+    """Return the copies that artifacts of any data types tell of: of CouchDB, peers and orderers; others are none."""
+    found = []
+    for artifact in artifacts:
+        told = artifact.evidence.get("heights")
+        role = artifact.settings.get("role") if artifact.kind == "ledger" else artifact.kind
+        if isinstance(told, dict) and role in _ORDER:
+            heights = {channel: int(str(height)) for channel, height in told.items()}
+            found.append(Copy(str(role), str(artifact.settings.get("pod", artifact.data_type)), heights))
+    return found
 
 
 def faults(copies: Iterable[Copy]) -> list[str]:

@@ -40,7 +40,7 @@ class LedgerRestore:
         self._role = role
         self._work = work
         self._levels = levels
-        last = levels[-1].artifact
+        last = self.artifact = levels[-1].artifact
         self.pod = str(last.settings["pod"])
         self._settings = last.settings
         self._evidence = last.evidence
@@ -171,7 +171,7 @@ def refuse_alone(pods: Sequence[Pod], restores: Sequence[LedgerRestore]) -> None
             f"orderers {', '.join(running)} are running: one that is put back beside them stops with "
             "`tocommit is out of range`, or forks",
             "while a quorum lives: remove the lost one from the channel, empty its volume, and join it again",
-            "after a total loss: stop them all, and restore the same set on each; then say alone",
+            "after a total loss: stop them all (`kubectl scale`), and restore the same set on each node",
         )
 
 

@@ -12,7 +12,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,8 +25,8 @@ from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.volumes import Volume, volume_of
-from gxbackup.errors import IntegrityError, SourceMissingError
-from gxbackup.fabric import blocks
+from gxbackup.errors import BackupError, IntegrityError, RestoreRefusedError, SourceMissingError
+from gxbackup.fabric import blocks, heights
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_restore import LedgerRestore, refuse_alone
 from gxbackup.frozen_copy import FrozenCopy
@@ -63,13 +63,12 @@ class Ledger(Restorable):
         Raises: SourceMissingError where no volume lies on this node, or one lies where no folder leads to it.
         """
         node = self.node or os.uname().nodename
-        selector = self.selector or f"tier={self.role}"
-        pods = host.cluster.pods(self.namespace, selector)
+        pods = host.cluster.pods(self.namespace, self._selector())
         ours = [pod for pod in pods if pod.node == node]
         if not ours:
             elsewhere = ", ".join(f"{pod.name} on {pod.node}" for pod in pods) or "none at all"
             raise SourceMissingError(
-                f"{data_type}: expected pods {self.namespace} ({selector}) on node {node}, seen {elsewhere}",
+                f"{data_type}: expected pods {self.namespace} ({self._selector()}) on node {node}, seen {elsewhere}",
                 "a volume is read on the node that holds it: move the entry, or name its node as source.node",
             )
         return [self._capture(host, data_type, pod, last_good) for pod in ours]
@@ -117,9 +116,18 @@ class Ledger(Restorable):
         """See `Restorable`. An older ledger over a newer one wants `allow_older`, one orderer beside others `alone`."""
         restores = self._restores(host, work)
         if self.role == "orderer" and not work.options.get("alone"):
-            selector = self.selector or f"tier={self.role}"
-            refuse_alone(host.cluster.pods(self.namespace, selector), restores)
-        return [line for one in restores for line in one.preview()]
+            refuse_alone(host.cluster.pods(self.namespace, self._selector()), restores)
+        told = [line for one in restores for line in one.preview()]
+        kept = heights.copies_of(restore.artifact for restore in restores)
+        if uneven := heights.uneven(kept):
+            raise RestoreRefusedError(
+                f"orderers of different heights must not be started together: {'; '.join(uneven)}",
+                "restore the pods of one height, or all of them from the artifact of one",
+            )
+        neighbours = self._neighbours(host)
+        if not (self.role == "orderer" and work.options.get("allow_older")):
+            heights.require_set([*kept, *neighbours])
+        return [*told, *(f"{one.role} {one.name} on this node: {dict(one.heights)}" for one in neighbours)]
 
     def rehearse(self, host: Host, work: Work) -> list[str]:
         """Unpack each volume beside, compare every file's attributes, and check every block's data. Starts no node."""
@@ -134,6 +142,22 @@ class Ledger(Restorable):
         for one in restores:
             one.stop()
         return [line for one in restores for line in one.apply()]
+
+    def _selector(self) -> str:
+        return self.selector or f"tier={self.role}"
+
+    def _neighbours(self, host: Host) -> list[heights.Copy]:
+        """Return the heights of the other role's volumes on this node: what is restored must fit what is there."""
+        other = "peer" if self.role == "orderer" else "orderer"
+        found = []
+        for pod in host.cluster.pods(self.namespace, f"tier={other}"):
+            with suppress(BackupError):  # not here, or broken, which is why somebody restores
+                _, volume, below = find_claim(host, pod, other)
+                assert volume.folder is not None
+                seen = blocks.read_chains(volume.folder / below / files.CHAINS[other])
+                if seen:
+                    found.append(heights.Copy(other, pod.name, blocks.heights(seen)))
+        return found
 
     def _restores(self, host: Host | None, work: Work) -> list[LedgerRestore]:
         """Return one for each volume, with its level 0 and what came after, in the order in which they were opened."""
@@ -206,7 +230,7 @@ def find_claim(host: Host, pod: Pod, role: str) -> tuple[str, Volume, str]:
 def _look(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:
     """Return heights as the copied files tell them; a chain that does not hold is a shortfall, and is kept."""
     evidence: Evidence = {}
-    heights: dict[str, JsonValue] = {}
+    seen: dict[str, JsonValue] = {}
     tips: dict[str, JsonValue] = {}
     shortfalls = []
     for channel, folder in blocks.channels(chains).items():
@@ -215,12 +239,12 @@ def _look(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:
         except IntegrityError as error:
             shortfalls.append(f"{label}: channel {channel}: {error.message}")
             continue
-        heights[channel], tips[channel] = chain.height, chain.last_header_sha256
+        seen[channel], tips[channel] = chain.height, chain.last_header_sha256
         if chain.torn_bytes:
             evidence.setdefault("torn_bytes", chain.torn_bytes)
-    if not heights and not shortfalls:
+    if not seen and not shortfalls:
         shortfalls.append(f"{label}: expected channels in {chains.name}, seen none")
-    return {**evidence, "heights": heights, "tips": tips}, tuple(shortfalls)
+    return {**evidence, "heights": seen, "tips": tips}, tuple(shortfalls)
 
 
 def _size_bytes(folder: Path, since: float) -> int:

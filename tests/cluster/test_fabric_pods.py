@@ -37,7 +37,8 @@ def node(name: str, tier: str, command: list[str], mount: str) -> dict[str, obje
     container = {
         "name": tier, "image": "gx-test/base:1", "command": command,
         "env": [{"name": "FABRIC_CA_HOME", "value": "/var/hyperledger/fabric-ca-server"}],
-        "readinessProbe": {"exec": {"command": ["test", "-e", "/run/gx-ready"]}, "periodSeconds": 1, "timeoutSeconds": 20},
+        "readinessProbe": {"exec": {"command": ["test", "-e", "/run/gx-ready"]}, "periodSeconds": 1,
+                           "timeoutSeconds": 20},
         "volumeMounts": [{"name": "data", "mountPath": mount}],
     }  # fmt: skip
     pod = {"containers": [container], "terminationGracePeriodSeconds": 0}

@@ -82,10 +82,10 @@ def test_a_peer_that_is_down_is_a_shortfall_and_the_others_are_kept(cluster: Loc
 
 
 def test_peers_without_any_package_are_no_backup(tmp_path: Path) -> None:
-    (tmp_path / "p-0" / "lifecycle" / "chaincodes").mkdir(parents=True)
+    (tmp_path / "peer-0" / "lifecycle" / "chaincodes").mkdir(parents=True)
 
     with pytest.raises(SourceMissingError, match="expected packages on 1 peers"):
-        SOURCE.collect(LocalCluster({"p-0": tmp_path / "p-0"}).host(), "c")
+        SOURCE.collect(LocalCluster({"peer-0": tmp_path / "peer-0"}).host(), "c")
 
 
 def test_a_package_that_is_replaced_after_it_was_listed_ends_the_reading(cluster: LocalCluster, tmp_path: Path) -> None:

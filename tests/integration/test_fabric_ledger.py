@@ -342,3 +342,36 @@ def test_one_orderer_is_not_put_back_beside_others_that_run(monkeypatch: pytest.
 
     assert cluster.scaled[:2] == [("orderer0", 0), ("orderer1", 0)]
     assert json.dumps(both[0].end.evidence["heights"]) == json.dumps({CHANNEL: HEIGHT})
+
+
+def test_orderers_below_a_peer_of_the_same_node_are_refused_before_anything_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cluster = cluster_of(monkeypatch, "orderer", orderer0_0=fabric_network.unpack("orderer1", tmp_path / "o"))
+    monkeypatch.setattr(ledger, "frozen", lambda uid, label: nullcontext())
+    plain = capture(cluster, tmp_path / "day 0", role="orderer")
+    peer_volume = fabric_network.unpack("peer0", tmp_path / "p")
+    BlockWriter(peer_volume / files.CHAINS["peer"] / "channel2").append(1)
+    cluster.volumes = {**cluster.volumes, PEER: peer_volume}
+    cluster.mounts = {PEER: files.PRODUCTION["peer"]}
+
+    with pytest.raises(
+        RestoreRefusedError, match=f"channel2: peer {PEER} holds it at height 1, orderer orderer0-0 does"
+    ):
+        SOURCES["orderer"].preview(cluster.host(), work(tmp_path, plain))
+    SOURCES["orderer"].preview(cluster.host(), work(tmp_path, plain, allow_older=True))
+
+
+def test_orderers_of_different_heights_are_not_put_back_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one, two = (fabric_network.unpack("orderer1", tmp_path / name) for name in ("one", "two"))
+    block_file = two / "chains" / CHANNEL / "blockfile_000000"
+    os.truncate(block_file, block_file.stat().st_size - 1)
+    cluster = cluster_of(monkeypatch, "orderer", orderer0_0=one, orderer1_0=two)
+    monkeypatch.setattr(ledger, "frozen", lambda uid, label: nullcontext())
+    host = cluster.host()
+    both = [read(SOURCES["orderer"], host, found, tmp_path) for found in SOURCES["orderer"].collect(host, "o")]
+
+    with pytest.raises(RestoreRefusedError, match="channel gxchannel: orderer0-0 at 74, orderer1-0 at 73"):
+        SOURCES["orderer"].preview(host, work(tmp_path, *both))

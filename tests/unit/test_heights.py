@@ -11,6 +11,7 @@ import pytest
 from gxbackup.errors import RestoreRefusedError
 from gxbackup.fabric import blocks, heights
 from gxbackup.fabric.heights import COUCHDB, ORDERER, PEER, Copy
+from gxbackup.model import Artifact, Part
 from tests import fabric_network
 from tests.fabric_network import CHANNEL
 
@@ -61,6 +62,28 @@ def test_a_channel_created_between_the_copies_is_refused_only_where_the_later_ro
 
 def test_without_a_peer_the_state_database_is_held_against_the_orderers() -> None:
     assert heights.faults([Copy(COUCHDB, "c", {CHANNEL: 5}), Copy(ORDERER, "o", {CHANNEL: 4})]) != []
+
+
+def test_copies_are_read_from_the_manifests_of_all_three_and_from_no_other_data_type() -> None:
+    def artifact(kind: str, name: str, **settings: str) -> Artifact:
+        return Artifact(
+            data_type=name, kind=kind, path="p", parts=(Part(path="p", size_bytes=1, sha256="0" * 64),),
+            sealed_size_bytes=1, sealed_sha256="0" * 64, plain_size_bytes=1, plain_sha256="0" * 64, keep_days=1,
+            settings={**settings}, evidence={} if kind == "directory" else {"heights": {CHANNEL: 74}},
+        )  # fmt: skip
+
+    artifacts = [
+        artifact("couchdb", "couchdb-fabric"),
+        artifact("ledger", "peer-ledger", role="peer", pod="peer0-org1-0"),
+        artifact("ledger", "orderer-ledger", role="orderer", pod="orderer0-0"),
+        artifact("directory", "website"),
+    ]
+
+    assert heights.copies_of(artifacts) == [
+        Copy(COUCHDB, "couchdb-fabric", {CHANNEL: 74}),
+        Copy(PEER, "peer0-org1-0", {CHANNEL: 74}),
+        Copy(ORDERER, "orderer0-0", {CHANNEL: 74}),
+    ]
 
 
 def test_orderers_at_different_heights_are_told_by_name() -> None:
