@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,68 +21,72 @@ LIST_BYTES = 64 * 1024**2
 _COPY_BYTES = 1024**2
 _PREFIX = "gx-restore."
 # What a killed restore left is ours to remove: only one restore to a server is on at a time.
-_MAKE_FOLDER = """umask 077; cd "${TMPDIR:-/tmp}" || exit
-find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && mktemp -d "$PWD/$1XXXXXXXX" """
+# What a killed restore left is ours to remove: only one restore to a server is on at a time.
+_PREPARE = """umask 077; cd "${TMPDIR:-/tmp}" || exit
+find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && mktemp -d "$PWD/$1XXXXXXXX" && nproc && df -Pk ."""
 _KEEP = 'cat >"$1"'
-_TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTALL)
 # `3436; 0 0 COMMENT - DATABASE app app`, `3435; 1262 16386 DATABASE - app app`: numbers, kind, what it is about.
-_OF_THE_DATABASE = re.compile(r"\d+; \d+ \d+ (\S+ - |SECURITY LABEL - )?DATABASE ")
+_ABOUT_THE_DATABASE = r"""list=$2; pg_restore --list --create "$1" >"$list" &&
+grep -E '^[0-9]+; [0-9]+ [0-9]+ ((ACL|COMMENT|SECURITY LABEL) - )?DATABASE ' "$list" >"$list.database" &&
+pg_restore --create --use-list="$list.database" --file=- "$1" """
+_TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTALL)
 
 
-def load(server: Server, file: Path, database: str, table: str | None) -> None:
+def load(server: Server, file: Path, database: str, table: str | None) -> str:
     """
     Read an archive into an empty database and stop at the first error; with a table: all definitions, just its rows.
 
+    Returns the SQL that belongs to the captured database itself, under its own name: grants, settings, its comment.
     Raises: CommandError with pg_restore's own words; the database is then half made.
     """
     words = ["pg_restore", "--exit-on-error", "--no-password", f"--dbname={connection(database)}"]
-    with _placed(server, file) as there:
+    with _prepared(server, file) as (folder, jobs, has_room):
+        there = _put(server, file, folder) if has_room else None
         if table is not None:
             schema, name = _parts(table)
             _restore(server, [*words, "--section=pre-data"], file, there)
             _restore(server, [*words, "--section=data", f"--schema={schema}", f"--table={name}"], file, there)
-        elif there is not None:
-            _restore(server, [*words, f"--jobs={_jobs(server)}"], file, there)
-        else:
-            _restore(server, words, file, there)
-
-
-def database_properties(server: Server, file: Path) -> str:
-    """Return the SQL of an archive that belongs to the database itself: grants, settings, its comment."""
-    with _beginning(file) as beginning, _placed(server, beginning) as there:
+            return ""
+        _restore(server, [*words, f"--jobs={jobs}"] if there else words, file, there)
         if there is None:
-            raise RestoreRefusedError(f"{server.place.name}: its folder for temporary files has no room at all")
-        listed = server.run(["pg_restore", "--list", "--create", there]).splitlines()
-        kept = "".join(f"{line}\n" for line in listed if _OF_THE_DATABASE.match(line))
-        chosen = f"{there}.list"
-        server.place.run(["sh", "-c", _KEEP, "sh", chosen], timeout_seconds=60, stdin=kept.encode())
-        script = server.run(["pg_restore", "--create", f"--use-list={chosen}", "--file=-", there])
-        return "".join(f"{statement};\n" for statement in of_database(script))
+            with _beginning(file) as beginning:
+                there = _put(server, beginning, folder)
+        script = server.run(["sh", "-c", _ABOUT_THE_DATABASE, "sh", there, f"{folder}/list"])
+    return "".join(f"{statement};\n" for statement in of_database(script))
 
 
 def free_bytes(server: Server, folder: str) -> int:
     """Return how much room the disk of a folder of the place has."""
-    told = server.place.run(["df", "-Pk", folder], timeout_seconds=60).text()
-    return int(told.splitlines()[-1].split()[-3]) * 1024
+    return _free_bytes(server.place.run(["df", "-Pk", folder], timeout_seconds=60).text().splitlines())
+
+
+def _free_bytes(told: Sequence[str]) -> int:
+    return int(told[-1].split()[-3]) * 1024
 
 
 @contextmanager
-def _placed(server: Server, file: Path) -> Iterator[str | None]:
-    """Give the path of a file as the place sees it, where it can be sought in; None where there is no room for it."""
+def _prepared(server: Server, file: Path) -> Iterator[tuple[str, int, bool]]:
+    """Give a private folder in the place, how many jobs its processors bear, and whether there is room for the file."""
     if server.reads_our_files:
-        yield str(file)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            yield folder, min(JOBS_LIMIT, os.cpu_count() or 1), True
         return
-    folder = server.place.run(["sh", "-c", _MAKE_FOLDER, "sh", _PREFIX], timeout_seconds=60).text()
+    told = server.place.run(["sh", "-c", _PREPARE, "sh", _PREFIX], timeout_seconds=60).text().splitlines()
+    folder = told[0]
     try:
-        if free_bytes(server, folder) < file.stat().st_size + SPARE_BYTES:
-            yield None
-        else:
-            path = f"{folder}/archive"
-            server.place.write(["sh", "-c", _KEEP, "sh", path], file, timeout_seconds=TIMEOUT_SECONDS)
-            yield path
+        yield folder, min(JOBS_LIMIT, int(told[1])), _free_bytes(told) >= file.stat().st_size + SPARE_BYTES
     finally:
         with suppress(BackupError):  # swept by the next restore
             server.place.run(["rm", "-rf", folder], timeout_seconds=600)
+
+
+def _put(server: Server, file: Path, folder: str) -> str:
+    """Return the path of a file as the place sees it."""
+    if server.reads_our_files:
+        return str(file)
+    path = f"{folder}/archive"
+    server.place.write(["sh", "-c", _KEEP, "sh", path], file, timeout_seconds=TIMEOUT_SECONDS)
+    return path
 
 
 @contextmanager
@@ -107,11 +113,6 @@ def _restore(server: Server, words: Sequence[str], file: Path, there: str | None
         server.place.write(server.argv(words), file, timeout_seconds=TIMEOUT_SECONDS)
     except CommandError as error:
         raise explained(error) from None
-
-
-def _jobs(server: Server) -> int:
-    told = server.place.run(["nproc"], timeout_seconds=60, check=False)
-    return max(1, min(JOBS_LIMIT, int(told.text()))) if told.returncode == 0 else 1
 
 
 def _parts(table: str) -> tuple[str, str]:

@@ -7,42 +7,32 @@ from collections.abc import Sequence
 from gxbackup.errors import RestoreRefusedError
 from gxbackup.postgres import loading
 from gxbackup.postgres.archive import Archive
-from gxbackup.postgres.server import Server, major
+from gxbackup.postgres.server import Overview, Server, major
 
 
-def require_version(server: Server, home: str, archives: Sequence[Archive]) -> None:
-    """Raise RestoreRefusedError where the server is of an older major version than the captured one."""
-    with server.session(home) as session:
-        version = session.value("SHOW server_version;")
-    captured = str(archives[0].artifact.settings["server_version"])
-    if major(version) < major(captured):
-        raise RestoreRefusedError(
-            f"{server.place.name}: expected PostgreSQL {major(captured)} or newer, seen {version}",
-            "what a newer server wrote may not fit into an older one",
-        )
-
-
-def require_extensions(server: Server, home: str, archives: Sequence[Archive]) -> None:
-    """Raise RestoreRefusedError naming the extensions that an archive needs and the server has no files of."""
-    with server.session(home) as session:
-        known = {name for (name,) in session.ask("SELECT name FROM pg_available_extensions;")}
+def require_fit(seen: Overview, archives: Sequence[Archive]) -> None:
+    """Raise RestoreRefusedError where the server is older than the captured one, or lacks an extension's files."""
     for archive in archives:
-        if missing := sorted({*archive.evidence["extensions"]} - known):
+        captured = str(archive.artifact.settings["server_version"])
+        if major(seen.version) < major(captured):
             raise RestoreRefusedError(
-                f"{server.place.name}: database {archive.database!r} needs the extensions "
-                f"{', '.join(missing)}, which are not installed there"
+                f"{seen.label}: expected PostgreSQL {major(captured)} or newer, seen {seen.version}",
+                "what a newer server wrote may not fit into an older one",
+            )
+        if missing := sorted({*archive.evidence["extensions"]} - {*seen.extensions}):
+            raise RestoreRefusedError(
+                f"{seen.label}: database {archive.database!r} needs the extensions {', '.join(missing)}, "
+                "which are not installed there"
             )
 
 
-def require_room(server: Server, home: str, archives: Sequence[Archive]) -> None:
+def require_room(server: Server, seen: Overview, archives: Sequence[Archive]) -> None:
     """Raise RestoreRefusedError where the server's disk cannot hold the databases beside the live ones."""
     needed_bytes = sum(archive.size_bytes() for archive in archives) + loading.SPARE_BYTES
-    with server.session(home) as session:
-        folder = session.value("SHOW data_directory;")
-    free_bytes = loading.free_bytes(server, folder)
+    free_bytes = loading.free_bytes(server, seen.data_directory)
     if free_bytes < needed_bytes:
         raise RestoreRefusedError(
-            f"{server.place.name}: {folder}: expected {needed_bytes} bytes free for the databases beside the "
+            f"{seen.label}: {seen.data_directory}: expected {needed_bytes} bytes free for the databases beside the "
             f"live ones, seen {free_bytes}",
             "make room, or put back one database after the other with `databases`",
         )

@@ -38,7 +38,8 @@ class Restore:
         self.script = script
         self.tablespace_folder = tablespace_folder
         self.is_scratch = tablespace_folder is not None
-        self.home = server.maintenance()
+        self.seen = server.look()
+        self.home = self.seen.home
         self.named = bool(options.get("databases"))
         self.table = None
         self.to = None
@@ -53,8 +54,8 @@ class Restore:
 
         Raises: RestoreRefusedError for an older server, a missing extension, no room, a name that is taken.
         """
-        there = {found["datname"]: found for found in self.server.databases()}
-        wanted, left = self._wanted(there)
+        there = self.seen.databases
+        wanted, left = self._wanted()
         new = self._new_roles()
         self._refuse(wanted)
         lines = [f"{self.server.place.name}: {line}" for line in left]
@@ -80,22 +81,23 @@ class Restore:
 
         Raises: RestoreError, IntegrityError (evidence differs), RestoreRefusedError.
         """
-        there = {found["datname"]: found for found in self.server.databases()}
-        wanted, said = self._wanted(there)
+        wanted, said = self._wanted()
         self._refuse(wanted)
         new = self._new_roles()
         made: list[str] = []
+        properties: list[str] = []
         try:
             self._make_roles(new)
             for archive in wanted:
                 beside = beside_name(self.to or archive.database)
-                self._drop(beside)
                 made.append(beside)
-                said += self._fill(archive, beside)
+                said += self._create(archive, beside)
+                properties.append(loading.load(self.server, archive.file, beside, self.table))
+                said.append(self._compare(archive, beside))
             names = {beside_name(self.to or one.database): self.to or one.database for one in wanted}
-            replaced = {name: before_name(name) for name in names.values() if name in there}
-            properties = [] if self.to else [self._properties(archive) for archive in wanted]
-            swap.take_names(self.server, names, replaced, properties)
+            replaced = {name: before_name(name) for name in names.values() if name in self.seen.databases}
+            home = self.seen.home_but([*names, *names.values()])
+            swap.take_names(self.server, home, names, replaced, [] if self.to else properties)
         except BaseException as error:
             self._undo(made, new, error)
             if isinstance(error, CommandError):
@@ -104,10 +106,10 @@ class Restore:
         said += [f"{name}: what was there is kept as database {old}" for name, old in replaced.items()]
         return said
 
-    def _wanted(self, there: dict[str, Any]) -> tuple[list[Archive], list[str]]:
+    def _wanted(self) -> tuple[list[Archive], list[str]]:
         """Return the archives to put back, and what is said of those that need not be."""
         if self.to is not None:
-            if self.to in there:
+            if self.to in self.seen.databases:
                 raise RestoreRefusedError(f"database {self.to!r}: expected none of that name, seen one")
             if len(self.to.encode()) > NAME_BYTES:
                 raise RestoreRefusedError(f"database {self.to!r}: expected a name of at most {NAME_BYTES} bytes")
@@ -115,7 +117,7 @@ class Restore:
         wanted: list[Archive] = []
         left: list[str] = []
         for archive in self.archives:
-            bare = evidence.is_bare(archive.evidence) and archive.database in there
+            bare = evidence.is_bare(archive.evidence) and archive.database in self.seen.databases
             if not bare or (self.named and not self.is_scratch):
                 wanted.append(archive)
                 continue
@@ -128,16 +130,13 @@ class Restore:
         return wanted, left
 
     def _refuse(self, archives: Sequence[Archive]) -> None:
-        refusals.require_version(self.server, self.home, self.archives)
-        refusals.require_extensions(self.server, self.home, archives)
+        refusals.require_fit(self.seen, archives)
         if not self.is_scratch:
-            refusals.require_room(self.server, self.home, archives)
+            refusals.require_room(self.server, self.seen, archives)
 
     def _new_roles(self) -> NewRoles:
-        with self.server.session(self.home) as session:
-            roles = {name for (name,) in session.ask("SELECT rolname FROM pg_roles;")}
-            tablespaces = {name for (name,) in session.ask("SELECT spcname FROM pg_tablespace;")}
-        return lacking(self.script, roles, tablespaces, self._location if self.is_scratch else None)
+        location = self._location if self.is_scratch else None
+        return lacking(self.script, self.seen.roles, self.seen.tablespaces, location)
 
     def _location(self, tablespace: str) -> str:
         assert self.tablespace_folder
@@ -153,10 +152,8 @@ class Restore:
         for statement in new.tablespace_statements:
             self.server.script(self.home, f"{statement};\n")
 
-    def _fill(self, archive: Archive, beside: str) -> list[str]:
-        """Make a database and put an archive in; it is proven by the counts that were taken of the captured one."""
-        said = self._create(archive, beside)
-        loading.load(self.server, archive.file, beside, self.table)
+    def _compare(self, archive: Archive, beside: str) -> str:
+        """Prove a filled database by the counts that were taken of the captured one."""
         with self.server.session(beside) as session:
             seen = evidence.take(session)
         expected = archive.evidence
@@ -169,13 +166,14 @@ class Restore:
                 "what was restored differs from what was captured: nothing took its name",
             )
         words = evidence.summary(archive.evidence) if self.table is None else f"table {self.table}"
-        return [*said, f"{self.to or archive.database}: evidence equal: {words}"]
+        return f"{self.to or archive.database}: evidence equal: {words}"
 
     def _create(self, archive: Archive, beside: str) -> list[str]:
+        """Make an empty database, in place of what an earlier try left with whoever still fills it."""
         create = archive.create
         words = [
-            f"CREATE DATABASE {quoted_name(beside)} TEMPLATE template0 OWNER {quoted_name(create['owner'])}",
-            f"ENCODING {quoted_text(create['encoding'])}",
+            f"{_drop(beside)}CREATE DATABASE {quoted_name(beside)} TEMPLATE template0",
+            f"OWNER {quoted_name(create['owner'])} ENCODING {quoted_text(create['encoding'])}",
         ]
         if create["tablespace"] != "pg_default":
             words.append(f"TABLESPACE {quoted_name(create['tablespace'])}")
@@ -192,20 +190,12 @@ class Restore:
             return [f"{archive.database}: this host has no locale {create['collate']}: rehearsed with C"]
         return []
 
-    def _properties(self, archive: Archive) -> str:
-        """Return the statements that belong to the database itself: grants, settings, comment; under its own name."""
-        return loading.database_properties(self.server, archive.file)
-
-    def _drop(self, database: str) -> None:
-        """Drop a half-made database, with whoever still fills it."""
-        swap.drop(self.server, database)
-
     def _undo(self, made: Sequence[str], new: NewRoles, error: BaseException) -> None:
         """Drop what was made; where that fails too, the error says what is left."""
         left: list[str] = []
         for database in made:
             try:
-                self._drop(database)
+                self.server.script(self.home, _drop(database))
             except BackupError:
                 left.append(f"database {database}")
         for kind, names in (("TABLESPACE", new.tablespaces), ("ROLE", new.roles)):
@@ -216,6 +206,10 @@ class Restore:
                     left.append(f"{kind.lower()} {name}")
         if left and isinstance(error, BackupError):
             error.hints = (*error.hints, f"left there, and dropped by the next try: {', '.join(left)}")
+
+
+def _drop(database: str) -> str:
+    return f"DROP DATABASE IF EXISTS {quoted_name(database)} WITH (FORCE);\n"
 
 
 def _one_table(counted: dict[str, Any], table: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,8 @@ from gxbackup.errors import CollectError, CommandError
 from gxbackup.ports import Place, Running
 
 CALL_TIMEOUT_SECONDS = 120
-NULL = ""
+# What `datconnlimit` is of a database whose DROP was interrupted.
+INTERRUPTED_DROP = -2
 _CHUNK_BYTES = 64 * 1024
 # PGCLIENTENCODING would make pg_dump convert, and fail at the first byte that is no text.
 _LOGIN = """unset PGCLIENTENCODING PGOPTIONS PGDATABASE PGSERVICE
@@ -33,7 +34,11 @@ _DATABASES = """SELECT to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyi
   'encoding_name', pg_encoding_to_char(encoding), 'tablespace', spcname,
   'size_bytes', CASE WHEN datconnlimit <> -2 THEN pg_database_size(d.oid) ELSE 0 END,
   'connections', (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND pid <> pg_backend_pid()))
-  FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace ORDER BY datname"""
+  FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace ORDER BY datname;"""
+_FACTS = """SELECT jsonb_build_object('version', current_setting('server_version'), 'home', current_database(),
+  'data_directory', current_setting('data_directory', true),
+  'roles', (SELECT jsonb_agg(rolname) FROM pg_roles), 'tablespaces', (SELECT jsonb_agg(spcname) FROM pg_tablespace),
+  'extensions', (SELECT jsonb_agg(name) FROM pg_available_extensions));"""
 # What PostgreSQL's programs say → what a person can do, and whether trying again can help.
 _EXPLAINED: tuple[tuple[str, str, bool], ...] = (
     (
@@ -121,6 +126,30 @@ class Session:
 
 
 @dataclass(frozen=True)
+class Overview:
+    """What a server is and has; each database as `pg_database` has it, with owner, encoding_name, size_bytes, …."""
+
+    label: str
+    version: str
+    home: str
+    data_directory: str
+    roles: list[str]
+    tablespaces: list[str]
+    extensions: list[str]
+    databases: dict[str, dict[str, Any]]
+
+    def home_but(self, names: Collection[str]) -> str:
+        """Return a database to be connected to while these are renamed; CollectError where there is none."""
+        for name in sorted(self.databases, key=lambda each: (each != self.home, each)):
+            found = self.databases[name]
+            if found["datallowconn"] and found["datconnlimit"] != INTERRUPTED_DROP and name not in names:
+                return name
+        raise CollectError(
+            f"{self.label}: no database is left to be connected to meanwhile", "put them back one by one"
+        )
+
+
+@dataclass(frozen=True)
 class Server:
     """Where a server's programs run, and as whom they log in."""
 
@@ -166,45 +195,33 @@ class Server:
             timeout_seconds=timeout_seconds,
         )
 
-    def databases(self) -> list[dict[str, Any]]:
+    def look(self) -> Overview:
         """
-        Return every database as `pg_database` has it, with owner, encoding_name, tablespace, size_bytes, connections.
+        Ask what there is, by a database that every server has.
 
-        Raises: CommandError where the server cannot be reached; CollectError where it has no database to log in to.
+        Raises: CommandError where the server cannot be reached; CollectError where it has no such database.
         """
         failure: CommandError | None = None
         for name in ("postgres", "template1"):
             try:
                 with self.session(name) as session:
-                    return [json.loads(row) for (row,) in session.ask(f"{_DATABASES};")]
+                    facts = json.loads(session.value(_FACTS))
+                    databases = [json.loads(row) for (row,) in session.ask(_DATABASES)]
+                    return Overview(self.place.name, databases={each["datname"]: each for each in databases}, **facts)
             except CommandError as error:
                 if not re.search(r"does not exist|not currently accepting connections", error.message):
                     raise
                 failure = error
         raise CollectError(f"{self.place.name}: expected a database postgres or template1 to log in to: {failure}")
 
-    def require_programs(self) -> str:
-        """
-        Return the server's version, once pg_dump there is known to be as new.
-
-        Raises: CommandError; CollectError where pg_dump is older, and would refuse or lose something.
-        """
-        with self.session(self.maintenance()) as session:
-            version = session.value("SHOW server_version;")
+    def require_pg_dump(self, version: str) -> None:
+        """Raise CollectError where pg_dump there is older than its server: it would refuse, or lose something."""
         said = self.run(["pg_dump", "--version"])
         if major(said.partition(")")[2] or said) < major(version):
             raise CollectError(
                 f"{self.place.name}: expected pg_dump of version {major(version)} or newer, seen {said!r}",
                 "the server's own image brings the right one",
             )
-        return version
-
-    def maintenance(self, but: Sequence[str] = ()) -> str:
-        """Return a database to be connected to while others are renamed; CollectError where there is none."""
-        for found in sorted(self.databases(), key=lambda each: (each["datname"] != "postgres", each["datname"])):
-            if found["datallowconn"] and found["datconnlimit"] != -2 and found["datname"] not in but:
-                return str(found["datname"])
-        raise CollectError(f"{self.place.name}: no database is left to be connected to meanwhile")
 
 
 def major(version: str) -> int:

@@ -13,7 +13,7 @@ _LOCK_TIMEOUT_SECONDS = 30
 
 
 def take_names(
-    server: Server, names: Mapping[str, str], replaced: Mapping[str, str], properties: Sequence[str]
+    server: Server, home: str, names: Mapping[str, str], replaced: Mapping[str, str], properties: Sequence[str]
 ) -> None:
     """
     Give databases made beside the live ones their names; the live ones keep others. All of it or nothing.
@@ -21,8 +21,7 @@ def take_names(
     Connections to them are ended; new ones wait until it is done, since none can begin without reading `pg_database`.
     Raises: CommandError; then nothing has changed.
     """
-    renamed = [*names, *names.values(), *replaced.values()]
-    ours = ", ".join(quoted_text(name) for name in renamed)
+    ours = ", ".join(quoted_text(name) for name in [*names, *names.values()])
     script = [
         "BEGIN;",
         f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s';",
@@ -35,17 +34,17 @@ def take_names(
     ]
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            server.script(server.maintenance(but=renamed), "\n".join(script) + "\n")
+            server.script(home, "\n".join(script) + "\n")
         except CommandError as error:
             # One that had read pg_database before the lock, and logged in after the others were ended.
-            if attempt == ATTEMPTS or not re.search("being accessed by other users", error.message):
+            if attempt < ATTEMPTS and re.search("being accessed by other users", error.message):
+                continue
+            if not _is_done(server, names, replaced):
                 raise
-        else:
-            return
+        return
 
 
-def drop(server: Server, database: str) -> None:
-    """Drop a database of ours with all connections to it; none of that name is as good. Raises: CommandError."""
-    server.script(
-        server.maintenance(but=[database]), f"DROP DATABASE IF EXISTS {quoted_name(database)} WITH (FORCE);\n"
-    )
+def _is_done(server: Server, names: Mapping[str, str], replaced: Mapping[str, str]) -> bool:
+    """Tell whether it was committed, though the connection was cut before that was told."""
+    there = server.look().databases
+    return not there.keys() & names.keys() and {*names.values(), *replaced.values()} <= there.keys()

@@ -22,7 +22,7 @@ from gxbackup.postgres import evidence
 from gxbackup.postgres.archive import Archive
 from gxbackup.postgres.dump import DumpStream, GlobalsStream
 from gxbackup.postgres.restore import Restore
-from gxbackup.postgres.server import Server, connection
+from gxbackup.postgres.server import INTERRUPTED_DROP, Server, connection
 from gxbackup.scratch.postgres import running_postgres
 from gxbackup.sources.base import Restorable, Work
 
@@ -30,7 +30,6 @@ KubernetesName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]
 ContainerName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", max_length=128)]
 Where = Literal["pod", "docker"]
 GLOBALS_BYTES = 64 * 1024
-INTERRUPTED_DROP = -2
 
 
 class Postgres(Restorable):
@@ -115,11 +114,11 @@ class Postgres(Restorable):
     def _of_place(
         self, server: Server, data_type: str, where: Where, suffix: str, absent: Sequence[str], faults: Sequence[str]
     ) -> list[Capture]:
-        version = server.require_programs()
+        seen = server.look()
+        server.require_pg_dump(seen.version)
         shortfalls = [*faults]
         captures: list[Capture] = []
-        for found in server.databases():
-            name = found["datname"]
+        for name, found in seen.databases.items():
             if name == "template0":
                 continue
             if found["datconnlimit"] == INTERRUPTED_DROP:
@@ -132,7 +131,12 @@ class Postgres(Restorable):
                 Capture(
                     data_type=data_type,
                     name=f"{urllib.parse.quote(name, safe='')}{suffix}.dump",
-                    settings={"where": where, "database": name, "server_version": version, "create": _creation(found)},
+                    settings={
+                        "where": where,
+                        "database": name,
+                        "server_version": seen.version,
+                        "create": _creation(found),
+                    },
                     expected_size_bytes=found["size_bytes"],
                 )
             )
@@ -141,7 +145,7 @@ class Postgres(Restorable):
             Capture(
                 data_type=data_type,
                 name=f"globals{suffix}.sql",
-                settings={"where": where, "server_version": version, "shortfalls": [*shortfalls], **noted},
+                settings={"where": where, "home": seen.home, "shortfalls": [*shortfalls], **noted},
                 expected_size_bytes=GLOBALS_BYTES,
             ),
             *captures,
@@ -160,7 +164,7 @@ class Postgres(Restorable):
         if "database" not in settings:
             shortfalls = settings["shortfalls"]
             assert isinstance(shortfalls, list)
-            with server.session(server.maintenance()) as session:
+            with server.session(str(settings["home"])) as session:
                 counted = evidence.of_server(session)
             with server.place.read(server.argv(["pg_dumpall", "--globals-only", "-w"])) as stream:
                 yield GlobalsStream(stream, counted, tuple(map(str, shortfalls)), label)
