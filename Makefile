@@ -6,10 +6,14 @@ BIN := .venv/bin
 ROOT ?= /opt/gx-backup
 # What this machine is for: runtime (a protected host), test, or bench.
 SET ?= test
+# The Kubernetes for tests.
+CLUSTER ?= ../shared/cluster
 # What to test: make test TESTS=tests/unit
 TESTS ?=
+# How many test files at once; 0: one after the other, in this process, as `--pdb` wants it.
+JOBS ?= 2
 
-.PHONY: help setup demo test check docs bench deploy keys lock
+.PHONY: help setup demo test cluster-test check docs bench deploy keys lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -21,7 +25,10 @@ demo: setup ## back up a website through Prefect, destroy it, restore it, compar
 	@$(PYTHON) scripts/demo.py
 
 test: setup ## all tests
-	@$(PYTHON) -m pytest $(TESTS)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+
+cluster-test: setup ## tests on a real Kubernetes, which CLUSTER/up starts and CLUSTER/deploy fills
+	@eval "$$($(CLUSTER)/up)" && GX_TICK=1 $(CLUSTER)/deploy && $(PYTHON) -m pytest -m cluster tests/cluster
 
 check: setup ## style, types, imports, schedules against promises, deployments and docs
 	$(BIN)/ruff check .

@@ -153,7 +153,7 @@ def configured(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _lab(kind: str, tmp_path: Path) -> Lab:
-    name = f"gx-{next(_NUMBERS)}"
+    name = f"gx-{os.getpid()}-{next(_NUMBERS)}"
     return Lab(kind, f"{_ROOTS[kind]}{name}" if kind in _ROOTS else str(tmp_path / name), tmp_path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from tasks import host
 def prefect_server() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        # Each flow would wait up to a second for the end of its heartbeats; tests/integration runs flows with them.
+        patch.setattr("prefect.flow_engine._send_heartbeats", lambda *_, **__: nullcontext())
         with prefect_test_harness(server_startup_timeout=120):
             yield
 
@@ -69,9 +73,18 @@ class Place(Estate):
         return [entry.name for entry in self.staging.iterdir() if entry.name != "last-written"]
 
 
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The keys of all hosts and recipients, made once: what matters is that each place has its own copy."""
+    made = Estate(tmp_path_factory.mktemp("keys"))
+    made.create()
+    return made.root / "keys"
+
+
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     made = Place(tmp_path / "estate", monkeypatch)
+    shutil.copytree(keys, made.root / "keys")
     made.site.mkdir(parents=True)
     make_website(made.site)
     made.etc.mkdir()

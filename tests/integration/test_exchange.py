@@ -6,9 +6,7 @@ import io
 import os
 import signal
 import subprocess
-import sys
 import tarfile
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from gxbackup.errors import IntegrityError, LockedError, RestoreError, RestoreRe
 from gxbackup.exchange import check, exchange, prepare, put_back
 from gxbackup.model import Evidence
 from gxbackup.tarstream import TarScanner
+from tests.integration.victims import Victim
 
 MIB = 1024**2
 
@@ -248,7 +247,6 @@ KILLED = """
         step()
         exchanging.put_back(target, before)
         step()
-    print("done")
 """
 
 
@@ -256,32 +254,31 @@ def test_killed_at_any_step_the_target_is_the_old_or_the_new_tree_whole(tmp_path
     (tmp_path / "backup.tar").write_bytes(backup)
     template = make_tree(tmp_path / "template", "old")
     old = describe(template)
-    child = [sys.executable, "-c", textwrap.dedent(KILLED)]
     seen: set[str] = set()
-    last = 0
+    last, status = -1, -signal.SIGKILL
 
-    while True:
-        target = tmp_path / f"run-{last}" / "site"
-        target.parent.mkdir()
-        subprocess.run(["cp", "--archive", template, target], check=True)
-        done = subprocess.run([*child, target, tmp_path / "backup.tar", str(last)], capture_output=True, text=True)
+    with Victim(KILLED) as victim:
+        while status == -signal.SIGKILL:
+            last += 1
+            target = tmp_path / f"run-{last}" / "site"
+            target.parent.mkdir()
+            subprocess.run(["cp", "--archive", template, target], check=True)
+            status = victim.run(target, tmp_path / "backup.tar", last)
 
-        new = describe(target) != old
-        if new:
-            trees.compare(evidence_of(backup), trees.tally(target))
-        seen.add("new" if new else "old")
-        with prepare(target):  # the next restore tidies up
-            pass
-        copies = beside(target)
-        assert all(".before-" in name for name in copies)
-        if new:
-            assert [describe(target.parent / name) for name in copies] == [old]
-        else:
-            assert not copies or describe(target.parent / copies[0]) == old
-        if done.stdout == "done\n":
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        last += 1
+            new = describe(target) != old
+            if new:
+                trees.compare(evidence_of(backup), trees.tally(target))
+            seen.add("new" if new else "old")
+            with prepare(target):  # the next restore tidies up
+                pass
+            copies = beside(target)
+            assert all(".before-" in name for name in copies)
+            if new:
+                assert [describe(target.parent / name) for name in copies] == [old]
+            else:
+                assert not copies or describe(target.parent / copies[0]) == old
+
+    assert status == 0
 
     assert last > 20
     assert seen == {"old", "new"}

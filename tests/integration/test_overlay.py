@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
-import sys
-import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from gxbackup.errors import IntegrityError, LockedError, RestoreError, RestoreRe
 from gxbackup.locks import locked
 from gxbackup.overlay import Change, apply, plan, put_back, recover
 from gxbackup.safety import SafetyCopy
+from tests.integration.victims import Victim
 
 OLD_KEY = "ssh-ed25519 AAAAold operator@old\n"
 NEW_KEY = "ssh-ed25519 AAAAnew operator@new\n"
@@ -401,7 +402,7 @@ KILLED = """
     from pathlib import Path
     from gxbackup import overlay, placing, safety
 
-    prepared, root, safety_dir, last = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+    root, prepared, safety_dir, last = *map(Path, sys.argv[1:4]), int(sys.argv[4])
     planned = overlay.plan(prepared, root)
     steps = 0
 
@@ -414,8 +415,17 @@ KILLED = """
 
     sys.addaudithook(step)
     overlay.apply(planned, safety_dir)
-    print("done")
 """
+
+
+def until_it_lives(victim: Victim, tmp_path: Path, root: Path, *words: Path) -> Iterator[tuple[Path, int]]:
+    """Run the program on a fresh copy of the root each time, killed one step later; the last time it ends well."""
+    for last in itertools.count():
+        live = tmp_path / f"live-{last}"
+        subprocess.run(["cp", "--archive", root, live], check=True)
+        status = victim.run(live, *words, last)
+        assert status in (0, -signal.SIGKILL)
+        yield live, status
 
 
 def test_a_restore_killed_at_any_step_is_put_back_by_recover(
@@ -426,24 +436,18 @@ def test_a_restore_killed_at_any_step_is_put_back_by_recover(
     write(root / "etc/one", "now")
     os.link(root / "etc/one", root / "etc/two")
     before = without_folder_times(root)
-    child = [sys.executable, "-c", textwrap.dedent(KILLED), prepared]
-    recovered = last = 0
+    recovered = 0
 
-    while True:
-        live = tmp_path / f"live-{last}"
-        subprocess.run(["cp", "--archive", root, live], check=True)
-        done = subprocess.run([*child, live, safety_dir, str(last)], capture_output=True, text=True, check=False)
-        if done.stdout == "done\n":
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
+    with Victim(KILLED) as victim:
+        for live, status in until_it_lives(victim, tmp_path, root, prepared, safety_dir):
+            if status == 0:
+                break
+            half_done = without_folder_times(live) != before
+            copies = recover(live, safety_dir)
 
-        half_done = without_folder_times(live) != before
-        copies = recover(live, safety_dir)
-
-        assert without_folder_times(live) == before
-        assert recover(live, safety_dir) == []
-        recovered += bool(copies) and half_done
-        last += 1
+            assert without_folder_times(live) == before
+            assert recover(live, safety_dir) == []
+            recovered += bool(copies) and half_done
 
     assert recovered > 10
     assert plan(prepared, live).changes == ()
@@ -455,7 +459,7 @@ KILLED_BETWEEN = """
     from pathlib import Path
     from gxbackup import overlay, placing, safety
 
-    first, second, root, safety_dir, last = *map(Path, sys.argv[1:5]), int(sys.argv[5])
+    root, first, second, safety_dir, last = *map(Path, sys.argv[1:5]), int(sys.argv[5])
     plans = [overlay.plan(first, root), overlay.plan(second, root)]
     steps = 0
 
@@ -468,7 +472,6 @@ KILLED_BETWEEN = """
 
     sys.addaudithook(step)
     overlay.finish([overlay.apply(planned, safety_dir, "one restore") for planned in plans])
-    print("done")
 """
 
 
@@ -477,22 +480,16 @@ def test_a_restore_of_two_backups_killed_at_any_step_is_put_back_whole(
 ) -> None:
     write(tmp_path / "k3s/etc/rancher/config", "then")
     before = without_folder_times(root)
-    child = [sys.executable, "-c", textwrap.dedent(KILLED_BETWEEN), tmp_path / "k3s", prepared]
-    first_alone = last = 0
+    first_alone = 0
 
-    while True:
-        live = tmp_path / f"live-{last}"
-        subprocess.run(["cp", "--archive", root, live], check=True)
-        done = subprocess.run([*child, live, safety_dir, str(last)], capture_output=True, text=True, check=False)
-        if done.stdout == "done\n":
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
+    with Victim(KILLED_BETWEEN) as victim:
+        for live, status in until_it_lives(victim, tmp_path, root, tmp_path / "k3s", prepared, safety_dir):
+            if status == 0:
+                break
+            first_alone += (live / "etc/rancher/config").exists()
+            recover(live, safety_dir)
 
-        first_alone += (live / "etc/rancher/config").exists()
-        recover(live, safety_dir)
-
-        assert without_folder_times(live) == before
-        last += 1
+            assert without_folder_times(live) == before
 
     assert first_alone > 5
     assert recover(live, safety_dir) == []
@@ -539,8 +536,8 @@ def test_a_root_that_is_not_there_is_told_in_the_plan(tmp_path: Path, prepared: 
 
 
 def test_a_killed_restore_must_be_recovered_before_the_next(root: Path, prepared: Path, safety_dir: Path) -> None:
-    child = [sys.executable, "-c", textwrap.dedent(KILLED), prepared, root, safety_dir, "9"]
-    assert subprocess.run(child, check=False).returncode == -signal.SIGKILL
+    with Victim(KILLED) as victim:
+        assert victim.run(root, prepared, safety_dir, 9) == -signal.SIGKILL
 
     with pytest.raises(RestoreRefusedError, match="was killed: recover it first"):
         apply(plan(prepared, root), safety_dir)
