@@ -157,8 +157,8 @@ def publish(
     for name, content in files.items():
         (area / name).write_bytes(content)
     to = layout.in_snapshot(remote_dir, manifest.snapshot)
-    remote.upload(area, [layout.RECOVER_PAGE, layout.SIGNATURE], to, replace_unequal=True)
-    remote.upload(area, [layout.MANIFEST], to)
+    remote.upload(area, [layout.RECOVER_PAGE, layout.SIGNATURE], to, may_move=True, replace_unequal=True)
+    remote.upload(area, [layout.MANIFEST], to, may_move=True)
     stored = remote.sha256_many(to, list(files))
     for name, content in files.items():
         if stored.get(name) != hashlib.sha256(content).hexdigest():

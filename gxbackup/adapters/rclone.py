@@ -22,7 +22,7 @@ from typing import BinaryIO
 from gxbackup.adapters.rclone_answers import Features, Quota, RemoteFile, contained, entries, features, files, sums
 from gxbackup.adapters.rclone_command import PATIENT, Progress, Rclone
 from gxbackup.adapters.rclone_errors import FILE_MISSING, FOLDER_MISSING, RemoteFileMissingError, redacted
-from gxbackup.adapters.rclone_upload import Originals, left_by_cut_uploads, sizes_on_disk
+from gxbackup.adapters.rclone_upload import Originals, hashes_on_disk, left_by_cut_uploads, sizes_on_disk
 from gxbackup.errors import IntegrityError, RemoteError, SetupError
 from gxbackup.inventory import RemoteSettings
 
@@ -201,21 +201,21 @@ class Remote:
         """
         Return name → sha256 for those names that a folder holds; the others are absent.
 
-        Google Drive tells what it keeps. Any other remote has every byte read back, in one rclone.
+        Google Drive tells what it keeps; anywhere else every byte is read back.
         """
         wanted = list(dict.fromkeys(contained(name) for name in names))
+        if wanted and (root := self.features().local_root):
+            return hashes_on_disk(root / contained(folder), wanted)
         found: dict[str, str] = {}
         if wanted and self.features().keeps_sha256:
-            what = f"hash {self._shown(folder)}"
             words = ("lsjson", "-R", "--files-only", *_PLAIN, *_WITH_SHA256, self._at(folder))
+            what = f"hash {self._shown(folder)}"
             kept = files(entries(what, self._rclone.call(what, *words, names=wanted, accept=(0, FOLDER_MISSING))))
             found = {file.path: file.sha256 for file in kept if file.sha256}
             wanted = [file.path for file in kept if not file.sha256]
         if wanted:
-            at = self._at(folder)
-            what, hashing = f"read back {redacted(at)}", ("hashsum", "sha256", "--download", at)
-            answer = self._rclone.transfer(what, *hashing, names=wanted, accept=(0, FOLDER_MISSING))
-            found.update(sums(answer))
+            what, hashing = f"read back {self._shown(folder)}", ("hashsum", "sha256", "--download", self._at(folder))
+            found.update(sums(self._rclone.transfer(what, *hashing, names=wanted, accept=(0, FOLDER_MISSING))))
         return found
 
     def delete_file(self, path: str) -> None:

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gxbackup.errors import IntegrityError
+from gxbackup.errors import IntegrityError, RemoteError
 
 # rclone's own name for a file on its way: NAME, eight digits of what it is, and this.
 _PARTIAL = re.compile(r"(.*)\.[0-9a-f]{8}\.partial")
@@ -74,6 +74,21 @@ def sizes_on_disk(folder: Path, names: Iterable[str]) -> dict[str, int]:
     parents = {(folder / name).parent for name in names}
     beside = (entry for parent in parents if parent.is_dir() for entry in parent.iterdir() if not entry.is_dir())
     return {str(entry.relative_to(folder)): entry.lstat().st_size for entry in beside}
+
+
+def hashes_on_disk(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Read every byte of these files of a local folder; return name → sha256, without those that are not there."""
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            if stat.S_ISREG((folder / name).lstat().st_mode):
+                with (folder / name).open("rb", buffering=0) as file:
+                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise RemoteError(f"{folder / name}: cannot be read back: {error.strerror}", "see dmesg") from None
+    return found
 
 
 def left_by_cut_uploads(names: Iterable[str], listed: Iterable[str]) -> list[str]:
