@@ -1,0 +1,41 @@
+"""The restore of Fabric's certificate authorities and Secrets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow
+from pydantic import JsonValue
+
+from flows.command_line import run
+from flows.data_recipe import restore_data
+
+
+@flow(flow_run_name="restore fabric-crypto {snapshot} ({mode})")
+def restore_fabric_crypto(
+    snapshot: str = "latest",
+    only: list[str] | None = None,
+    server: Literal["mainnet", "vps2"] = "mainnet",
+    mode: Literal["plan", "scratch", "in-place"] = "plan",
+    approve: bool = False,
+) -> None:
+    """
+    Put Fabric's CAs back with their keys and databases, and the Secrets of their namespace.
+
+    Protects: each CA's home as of one moment; the Secrets of MainNet's namespace, and TestNet's on vps2.
+    Promise:  each CA's old home stays on its volume and is put back on failure; a CA shows the kept certificate after.
+    Restore:  docs/runbooks/restore-fabric-crypto.md
+
+    Args:
+        snapshot: a snapshot id such as 20261122_040000, or latest: the newest good one
+        only: a CA (ca-org1) or an organisation with its Secrets (org1); empty: all of them
+        server: mainnet, or vps2 for TestNet's Secrets
+        mode: plan shows what would happen, scratch opens and compares all of it, in-place stops, restores and starts
+        approve: go on without asking in the UI
+    """
+    options: dict[str, JsonValue] = {"only": [*(only or [])]}
+    restore_data(server, "fabric-crypto", snapshot, mode, approve, options)
+
+
+if __name__ == "__main__":
+    run(restore_fabric_crypto)

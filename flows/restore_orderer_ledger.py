@@ -1,0 +1,45 @@
+"""The restore of orderers' ledgers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import flow
+from pydantic import JsonValue
+
+from flows.command_line import run
+from flows.data_recipe import restore_data
+
+
+@flow(flow_run_name="restore orderer-ledger of {server} {snapshot} ({mode})")
+def restore_orderer_ledger(
+    server: Literal["vps3", "vps4", "vps5"],
+    snapshot: str = "latest",
+    pods: list[str] | None = None,
+    allow_older: bool = False,
+    alone: bool = False,
+    mode: Literal["plan", "scratch", "in-place"] = "plan",
+    approve: bool = False,
+) -> None:
+    """
+    Put orderers' volumes of one node back: chains, raft log, index.
+
+    Protects: every orderer volume on the node, as of one moment; a level 1 is restored upon its level 0.
+    Promise:  proven before it is exchanged; the old content stays on the volume; refused beside orderers that run.
+    Restore:  docs/runbooks/restore-orderer-ledger.md
+
+    Args:
+        server: the node that holds the volumes; start it there
+        snapshot: a snapshot id such as 20261122_050000, or latest: the newest good one
+        pods: only these pods' volumes; empty: all of the node
+        allow_older: also where a channel stands higher there than in the snapshot, which loses those blocks here
+        alone: put orderers back beside others that run: only where you know that these were stopped at the same height
+        mode: plan shows heights and what would happen, scratch unpacks and checks every block, in-place restores
+        approve: go on without asking in the UI
+    """
+    options: dict[str, JsonValue] = {"pods": [*(pods or [])], "allow_older": allow_older, "alone": alone}
+    restore_data(server, "orderer-ledger", snapshot, mode, approve, options)
+
+
+if __name__ == "__main__":
+    run(restore_orderer_ledger)
