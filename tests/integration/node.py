@@ -35,10 +35,20 @@ WRITER = textwrap.dedent("""
 """)
 
 
+def hierarchies() -> list[Path]:
+    """Return where this kernel can freeze processes: the freezer of cgroup v1, cgroup v2, or both side by side."""
+    tops = (HIERARCHY / "freezer", HIERARCHY / "unified", HIERARCHY)
+    return [top for top in tops if (top / "cgroup.procs").exists() and (top.name != "cgroup" or _is_v2(top))]
+
+
+def _is_v2(top: Path) -> bool:
+    return (top / "cgroup.controllers").exists()
+
+
 @contextmanager
-def control_groups() -> Iterator[Path]:
+def control_groups(hierarchy: Path | None = None) -> Iterator[Path]:
     """Give a folder of the kernel's freezer that looks like the top of a node's control groups."""
-    top = (HIERARCHY / "freezer" if (HIERARCHY / "freezer").is_dir() else HIERARCHY) / f"gxt-{uuid.uuid4().hex[:8]}"
+    top = (hierarchy or hierarchies()[0]) / f"gxt-{uuid.uuid4().hex[:8]}"
     (top / "kubepods").mkdir(parents=True)
     try:
         yield top

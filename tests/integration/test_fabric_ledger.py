@@ -115,6 +115,7 @@ def test_a_real_orderer_keeps_its_raft_log(monkeypatch: pytest.MonkeyPatch, tmp_
     wal = Path("etcdraft/wal/gxchannel/0000000000000000-0000000000000000.wal")
     assert plain.end.evidence["heights"] == {CHANNEL: HEIGHT}
     assert subprocess.run(["cmp", tree / wal, cluster.volumes[ORDERER] / wal], check=False, timeout=60).returncode == 0
+    assert plain.file.stat().st_size < 8 * 1024**2
     assert not (tree / wal.with_name("0.tmp")).exists()
     assert any("74" in line for line in SOURCES["orderer"].rehearse(cluster.host(), work(tmp_path, plain)))
 

@@ -13,7 +13,7 @@ import pytest
 
 from gxbackup.adapters import freezer
 from gxbackup.errors import CollectError, SetupError
-from tests.integration.node import PROJECT, control_groups, until, writing_node
+from tests.integration.node import PROJECT, control_groups, hierarchies, until, writing_node
 
 UID = "6fd6371d-bb55-44e9-8054-4d3f1db01859"
 FREEZES_AND_WAITS = """
@@ -27,9 +27,9 @@ with freezer.frozen(sys.argv[2], "a peer", limit_seconds=60):
 """
 
 
-@pytest.fixture
-def groups(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with control_groups() as top:
+@pytest.fixture(params=hierarchies(), ids=lambda top: top.name)
+def groups(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with control_groups(request.param) as top:
         monkeypatch.setattr(freezer, "CGROUPS", top)
         yield top
 
