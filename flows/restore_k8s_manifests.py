@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from flows.command_line import run
 from flows.data_recipe import restore_data
+from tasks.handover import went_on_elsewhere
 
 
 @flow(flow_run_name="restore k8s-manifests of {server} {snapshot} ({mode})")
@@ -29,7 +30,7 @@ def restore_k8s_manifests(
     Restore:  docs/runbooks/restore-k8s-manifests.md
 
     Args:
-        server: whose cluster; the worker's KUBECONFIG must name that cluster
+        server: whose cluster; it runs on that server's own host, whose KUBECONFIG names the cluster
         snapshot: a snapshot id such as 20261122_040000, or latest: the newest good one
         namespaces: only these; empty: all but kube-system, kube-public and kube-node-lease
         kinds: only these, like Secret or Deployment.apps; empty: all
@@ -37,6 +38,8 @@ def restore_k8s_manifests(
         mode: plan shows the difference to the live cluster, scratch lets it judge every object, in-place applies
         approve: go on without asking in the UI
     """
+    if went_on_elsewhere(server):
+        return
     options: dict[str, JsonValue] = {
         "namespaces": [*(namespaces or [])],
         "kinds": [*(kinds or [])],

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 CALL_TIMEOUT_SECONDS = 60
-RETRY_DELAYS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
+# Half a minute: an API server that is restarted on the way costs nothing.
+RETRY_DELAYS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 # A page is small at first: 500 ConfigMaps of 1 MiB would be half a gigabyte.
 FIRST_PAGE_OBJECTS = 50
 LARGEST_PAGE_OBJECTS = 500

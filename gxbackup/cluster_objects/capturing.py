@@ -81,7 +81,7 @@ class ObjectStream(LineStream):
             elif (cleaned := cleaning.clean(found)) is not None:
                 yield cleaned
             else:
-                self._left_out[f"{kind.label}: made by the cluster itself"] += 1
+                self._left_out[f"{kind.label}: made by the cluster itself, or ended"] += 1
 
 
 def captured_kinds(discovery: Discovery, skip_kinds: Sequence[str]) -> list[Kind]:

@@ -26,9 +26,18 @@ _ANNOTATIONS = (
     "pv.kubernetes.io/bound-by-controller",
 )
 _OWNED = ("Pod", "ReplicaSet", "Job", "ControllerRevision")
-_OF_NODES = ("Node", "CSINode", "CSIStorageCapacity", "VolumeAttachment", "CertificateSigningRequest")
+_OF_NODES = (
+    "Node",
+    "CSINode",
+    "CSIStorageCapacity",
+    "VolumeAttachment",
+    "CertificateSigningRequest",
+    "ETCDSnapshotFile",
+)
 _FAIRNESS = "api-priority-and-fairness-config-producer"
 _TOKEN_SECRET = "kubernetes.io/service-account-token"  # noqa: S105 - the type of a Secret, no secret
+# Pods of our own, while another restore looks into a volume.
+_OURS = {"app.kubernetes.io/managed-by": "gx-backup"}
 _TOKEN_NAME = re.compile(r"-token-[a-z0-9]{5}$")
 _JOB_LABELS = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 
@@ -42,7 +51,7 @@ def is_left_out(found: Object, selecting_services: set[tuple[str, str]]) -> bool
     metadata = found["metadata"]
     labels = metadata.get("labels") or {}
     if found["kind"] in _OWNED:
-        return bool(metadata.get("ownerReferences"))
+        return bool(metadata.get("ownerReferences")) or _OURS.items() <= labels.items()
     if found["kind"] == "Endpoints":
         return (metadata["namespace"], metadata["name"]) in selecting_services
     if found["kind"] == "EndpointSlice":
@@ -69,10 +78,10 @@ def clean(found: Object) -> Object | None:
     """
     Return the form of an object that can be applied to this or another cluster, or None where it must not be.
 
-    None: the cluster makes it itself (tokens, the root CA's ConfigMap, what belongs to one node), or it was being
-    deleted. The object given is not changed.
+    None: the cluster makes it itself (tokens, the root CA's ConfigMap, what belongs to one node), it was being deleted,
+    or it is a Job or Pod that has ended: applied again, it would run again. The object given is not changed.
     """
-    if _is_made_by_cluster(found) or found["metadata"].get("deletionTimestamp"):
+    if _is_made_by_cluster(found) or found["metadata"].get("deletionTimestamp") or _has_ended(found):
         return None
     cleaned = {key: copy.deepcopy(value) for key, value in found.items() if key != "status"}
     metadata = cleaned["metadata"]
@@ -97,6 +106,14 @@ def _is_made_by_cluster(found: Object) -> bool:
 
 def _is_made_by(metadata: Object, manager: str) -> bool:
     return any(str(field.get("manager", "")).startswith(manager) for field in metadata.get("managedFields") or ())
+
+
+def _has_ended(found: Object) -> bool:
+    status = found.get("status") or {}
+    ended = [one for one in status.get("conditions") or () if one.get("type") in ("Complete", "Failed")]
+    return (found["kind"] == "Pod" and status.get("phase") in ("Succeeded", "Failed")) or (
+        found["kind"] == "Job" and any(one.get("status") == "True" for one in ended)
+    )
 
 
 def _drop(parent: Object, field: str, keys: tuple[str, ...]) -> None:

@@ -44,7 +44,9 @@ class Survey:
         """Return what a person reads before approving."""
         words = [f"{self.added} objects are added, {self.changed} changed, {self.same} are the same; none is deleted"]
         if self.not_for_restore:
-            words.append(f"{self.not_for_restore} objects of the snapshot stay out: the cluster makes them itself")
+            words.append(
+                f"{self.not_for_restore} objects of the snapshot stay out: made by the cluster itself, or ended Jobs"
+            )
         words += self.lines
         if (hidden := self.added + self.changed - len(self.lines)) > 0:
             words.append(f"… and {hidden} more")

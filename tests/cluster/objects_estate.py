@@ -98,7 +98,7 @@ def captured() -> tuple[bytes, StreamEnd]:
     return read(KubernetesObjects().collect(host(), "k8s-manifests")[0])
 
 
-def lines(plain: bytes) -> list[dict[str, Any]]:
+def lines(plain: bytes | bytearray) -> list[dict[str, Any]]:
     return [json.loads(line) for line in plain.decode().splitlines()]
 
 

@@ -72,10 +72,12 @@ def test_a_volume_names_its_claim_without_the_claims_former_uid() -> None:
         made("Node", namespace=None),
         made("ConfigMap", metadata={"deletionTimestamp": "2026-11-22T02:00:00Z"}),
         made("Endpoints", metadata={"annotations": {"control-plane.alpha.kubernetes.io/leader": "{}"}}),
+        made("Pod", status={"phase": "Succeeded"}),
+        made("Job", api="batch/v1", status={"conditions": [{"type": "Complete", "status": "True"}]}),
     ],
-    ids=["token", "root-ca", "node", "being-deleted", "leader-election"],
+    ids=["token", "root-ca", "node", "being-deleted", "leader-election", "ended-pod", "ended-job"],
 )
-def test_what_the_cluster_makes_itself_has_no_form_for_a_restore(theirs: dict[str, Any]) -> None:
+def test_what_the_cluster_makes_itself_or_what_has_ended_has_no_form_for_a_restore(theirs: dict[str, Any]) -> None:
     assert clean(theirs) is None
 
 
@@ -128,6 +130,7 @@ def test_only_what_a_controller_makes_from_another_object_is_left_out_of_a_backu
 
     assert is_left_out(made("Pod", metadata=owned), set())
     assert not is_left_out(made("Pod"), set())
+    assert is_left_out(made("Pod", metadata={"labels": {"app.kubernetes.io/managed-by": "gx-backup"}}), set())
     assert is_left_out(made("Endpoints", "peer"), selecting)
     assert not is_left_out(made("Endpoints", "outside-database"), selecting)
     assert is_left_out(
