@@ -50,12 +50,12 @@ def golden() -> Databases:
 class GoldenCouch:
     """Serves databases as CouchDB 3 does: multipart unless asked for JSON, sequences with opaque tails."""
 
-    def __init__(self, databases: Databases, user: str = USER, password: str = PASSWORD) -> None:
+    def __init__(self, databases: Databases, address: str = "127.0.0.1") -> None:
         self.databases = databases
         self.faults: dict[int, str] = {}  # the how manieth request meets which fault
         self.always_multipart = False
         self.requests: list[str] = []
-        self._word = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._word = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         couch = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -72,9 +72,10 @@ class GoldenCouch:
             def do_POST(self) -> None:
                 couch.serve(self, self.rfile.read(int(self.headers["Content-Length"])))
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((address, 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.port = self._server.server_port
+        self.url = f"http://{address}:{self.port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def stop(self) -> None:
