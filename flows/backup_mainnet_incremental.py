@@ -15,7 +15,7 @@ def backup_mainnet_incremental(only: list[str] | None = None, rpo_hours: float =
 
     Protects: PostgreSQL and Redis of MainNet, and whatever else is promised so often.
     Promise:  at most 6 h lost; kept 7 days.
-    Restore:  docs/runbooks/restore-mainnet-postgres.md, docs/runbooks/restore-mainnet-redis.md
+    Restore:  docs/runbooks/restore-mainnet-postgres.md and docs/runbooks/restore-mainnet-redis.md
 
     Args:
         only: these data types and no others; by default those that are promised at least this often

@@ -15,7 +15,7 @@ def backup_testnet_databases(only: list[str] | None = None, rpo_hours: float = 6
 
     Protects: PostgreSQL and Redis of backend-testnet on vps2, and whatever else is promised so often there.
     Promise:  at most 6 h lost; kept 3 days.
-    Restore:  docs/runbooks/restore-testnet-postgres.md, docs/runbooks/restore-testnet-redis.md
+    Restore:  docs/runbooks/restore-testnet-postgres.md and docs/runbooks/restore-testnet-redis.md
 
     Args:
         only: these data types and no others; by default those that are promised at least this often

@@ -13,7 +13,7 @@ def backup_vps3(only: list[str] | None = None, without: list[str] | None = None)
     """
     Back up host vps3 of MainNet to the remote.
 
-    Protects: ledgers of its peers and orderers, Docker Compose and Docker state, K3s, keys and /etc of vps3; some weekly.
+    Protects: ledgers of its peers and orderers, Docker and Compose, K3s, keys and /etc of vps3; some weekly.
     Promise:  at most 24 h lost (weekly data types 168 h); kept 30 to 90 days by data type.
     Restore:  docs/runbooks/README.md names the page for each data type
 

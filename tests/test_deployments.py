@@ -26,7 +26,7 @@ from gxbackup.schedules import Deployment, Deployments
 
 PROJECT = Path(__file__).resolve().parent.parent
 # Flow files that no deployment starts: recipes, and what the command line needs.
-SHARED = {"__init__", "recipes", "data_recipe", "proofs", "k3s_recovery", "command_line"}
+SHARED = {"__init__", "recipes", "data_recipe", "proofs", "rehearsals", "k3s_recovery", "command_line"}
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,8 @@ def test_parameters_fit_the_flow(deployment: Deployment) -> None:
     for parameters in given:
         assert set(parameters) <= set(flow.parameters.properties)
         assert not deployment.schedules or required <= set(parameters)
-        flow.validate_parameters({**dict.fromkeys(required, "vps1"), **parameters})
+        examples = {name: flow.parameters.properties[name].get("enum", ["vps1"])[0] for name in required}
+        flow.validate_parameters({**examples, **parameters})
 
 
 @pytest.mark.parametrize("deployment", each_deployment())
@@ -155,7 +156,7 @@ def test_every_server_has_its_backup() -> None:
 
 
 def test_prefect_fires_each_cron_when_the_schedule_check_says() -> None:
-    start = datetime(2027, 2, 27, 0, 30, tzinfo=UTC)
+    start = datetime(2027, 2, 27, 0, 31, tzinfo=UTC)
     for deployment in wanted().deployments:
         for schedule in deployment.schedules:
             theirs = CronSchedule(cron=schedule.cron, timezone=schedule.timezone)

@@ -1,0 +1,207 @@
+"""MainNet as the operator runs it: backed up by its flows from a real cluster, destroyed, and brought back equal."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flows.restore_mainnet_redis import restore_mainnet_redis
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.backup_mainnet import backup_mainnet
+from flows.backup_mainnet_incremental import backup_mainnet_incremental
+from flows.restore_fabric_crypto import restore_fabric_crypto
+from flows.restore_k8s_manifests import restore_k8s_manifests
+from flows.restore_mainnet_postgres import restore_mainnet_postgres
+from gxbackup.adapters.cluster import Cluster
+from gxbackup.errors import IncompleteBackupError
+from gxbackup.model import Manifest
+from gxbackup.scratch.postgres import programs, running_postgres
+from tests.cluster.scratch_api import kubectl
+from tests.flows.conftest import Place
+
+pytestmark = pytest.mark.cluster
+# The cluster's API server is not K3s, so that there is no datastore of K3s to save; it has no CouchDB.
+NOT_HERE = ("etcd-snapshots", "couchdb-fabric")
+MEBIBYTE = 1024**2
+
+
+class MainNet(Place):
+    """An estate that plays vps3 and protects the test cluster as MainNet."""
+
+    def create_mainnet(self) -> None:
+        def reduce(document: dict[str, Any]) -> None:
+            mainnet = document["servers"]["mainnet"]
+            for name in NOT_HERE:
+                mainnet["data_types"].pop(name, None)
+            mainnet["data_types"]["postgres-ca"]["source"].pop("docker_container")
+            mainnet["prune_limit"] = 1
+
+        super(Place, self).create(reduce)
+        self.play("vps3")
+
+    def manifest(self, snapshot: str) -> Manifest:
+        return Manifest.model_validate_json((self.remote / "mainnet" / snapshot / "manifest.json").read_bytes())
+
+    def sent_bytes(self, snapshot: str) -> int:
+        return sum(file.stat().st_size for file in (self.remote / "mainnet" / snapshot).rglob("*") if file.is_file())
+
+
+@pytest.fixture(scope="module")
+def mainnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainNet]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        made = MainNet(tmp_path_factory.mktemp("mainnet"), patch)
+        made.create_mainnet()
+        with prefect_test_harness(server_startup_timeout=120):
+            yield made
+
+
+@pytest.fixture(scope="module")
+def snapshot(mainnet: MainNet) -> str:
+    return backup_mainnet()
+
+
+def sql(statement: str, database: str = "backend") -> str:
+    return kubectl(
+        "exec", "-n", "backend-mainnet", "postgres-0", "--",
+        "psql", "-U", "postgres", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement,
+    ).strip()  # fmt: skip
+
+
+def redis(*words: str) -> str:
+    return kubectl("exec", "-n", "backend-mainnet", "redis-0", "--", "redis-cli", *words).strip()
+
+
+def tables() -> list[str]:
+    return sql("select relname from pg_stat_user_tables order by relname").splitlines()
+
+
+def test_every_data_type_is_in_one_complete_signed_snapshot(mainnet: MainNet, snapshot: str) -> None:
+    manifest = mainnet.manifest(snapshot)
+
+    assert manifest.complete
+    assert set(manifest.data_types()) == {
+        "postgres-mainnet", "redis-mainnet", "fabric-crypto", "postgres-ca", "k8s-manifests", "chaincode-packages",
+    }  # fmt: skip
+    assert len(manifest.of("fabric-crypto")) == len(("root", "org1", "org2", "orderer", "tls")) + len(("Secrets",))
+    assert (mainnet.remote / "mainnet" / snapshot / "manifest.json.sig").exists()
+
+
+def test_six_hours_later_what_has_not_changed_is_not_sent_again(mainnet: MainNet, snapshot: str) -> None:
+    later = backup_mainnet_incremental()
+
+    manifest = mainnet.manifest(later)
+    assert set(manifest.data_types()) == {"postgres-mainnet", "redis-mainnet"}
+    assert {artifact.held_in for artifact in manifest.artifacts} == {snapshot}
+    assert mainnet.sent_bytes(later) < MEBIBYTE
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_a_change_is_sent_and_only_that(mainnet: MainNet) -> None:
+    redis("SET", "gx-changed", "1")
+
+    manifest = mainnet.manifest(backup_mainnet_incremental())
+
+    redis("DEL", "gx-changed")
+    assert {artifact.held_in is None for artifact in manifest.of("redis-mainnet")} == {True}
+    assert all(artifact.held_in for artifact in manifest.of("postgres-mainnet"))
+
+
+def test_a_destroyed_postgres_comes_back_row_for_row(mainnet: MainNet, snapshot: str) -> None:
+    before = {table: sql(f'select count(*) from "{table}"') for table in tables()}
+    sql(";".join(f'drop table "{table}" cascade' for table in before))
+
+    restore_mainnet_postgres(snapshot=snapshot, mode="in-place", approve=True)
+
+    assert before
+    assert {table: sql(f'select count(*) from "{table}"') for table in tables()} == before
+
+
+def test_a_flushed_redis_comes_back_key_for_key(mainnet: MainNet, snapshot: str) -> None:
+    before = redis("DBSIZE")
+    redis("FLUSHALL")
+
+    restore_mainnet_redis(snapshot=snapshot, mode="in-place", approve=True)
+
+    assert int(before) > 0
+    assert redis("DBSIZE") == before
+
+
+def test_a_deleted_secret_comes_back_byte_for_byte(mainnet: MainNet, snapshot: str) -> None:
+    name = "org1-admin-msp"
+    before = json.loads(kubectl("get", "secret", "-n", "fabric-devnet", name, "-o", "json"))["data"]
+    kubectl("delete", "secret", "-n", "fabric-devnet", name)
+
+    restore_k8s_manifests(
+        server="mainnet", snapshot=snapshot, namespaces=["fabric-devnet"], kinds=["Secret"], names=[name],
+        mode="in-place", approve=True,
+    )  # fmt: skip
+
+    assert Cluster().secret("fabric-devnet", name) == {key: base64.b64decode(text) for key, text in before.items()}
+
+
+def test_a_ca_whose_keys_are_gone_comes_back(mainnet: MainNet, snapshot: str) -> None:
+    digests = ["sh", "-c", "cd /var/hyperledger && find . -type f ! -name '*.log' -exec sha256sum {} + | sort -k 2"]
+    place = Cluster().place("fabric", "ca-org1-0")
+    before = place.run(digests, timeout_seconds=60).text()
+    place.run(["sh", "-c", "find /var/hyperledger -type f -delete"], timeout_seconds=60)
+
+    restore_fabric_crypto(snapshot=snapshot, cas=["ca-org1"], mode="in-place", approve=True)
+
+    assert Cluster().place("fabric", "ca-org1-0").run(digests, timeout_seconds=60).text() == before
+
+
+def test_each_database_is_rehearsed_on_a_throwaway_server_by_one_command(mainnet: MainNet, snapshot: str) -> None:
+    live = (sql("select pg_postmaster_start_time()"), redis("DBSIZE"))
+
+    restore_mainnet_postgres(snapshot=snapshot, mode="scratch")
+    restore_mainnet_redis(snapshot=snapshot, mode="scratch")
+
+    assert (sql("select pg_postmaster_start_time()"), redis("DBSIZE")) == live
+
+
+def test_the_page_beside_the_snapshot_brings_the_databases_back_with_nothing_of_ours(
+    mainnet: MainNet, snapshot: str, tmp_path: Path
+) -> None:
+    page = (mainnet.remote / "mainnet" / snapshot / "RECOVER.md").read_text()
+    opening, _, put_back = page.partition("## 3 Put back")
+    databases = "".join(section for section in put_back.split("\n### ") if section.startswith("postgres-mainnet:"))
+    with running_postgres("postgres", MEBIBYTE) as (server, folder):
+        environment = {
+            "PATH": f"{programs()}:{mainnet.environment()['PATH']}", "HOME": str(tmp_path),
+            "PGHOST": str(folder.parent), "PGUSER": "postgres", "REMOTE": str(mainnet.remote),
+            "IDENTITY": str(mainnet.identity), "WORK": str(tmp_path / "work"), "RCLONE_CONFIG": str(tmp_path / "none"),
+        }  # fmt: skip
+        for text in (opening, databases):
+            script = "\n".join(block.split("\n", 1)[1] for block in text.split("```")[1::2])
+            subprocess.run(["bash", "-euc", f'WORK="{tmp_path}/work"\n{script}'], check=True, env=environment)
+        with server.session("backend") as session:
+            restored = [name for (name,) in session.ask("SELECT relname FROM pg_stat_user_tables ORDER BY 1;")]
+
+    assert restored == tables()
+
+
+def test_a_pod_that_is_gone_costs_its_own_data_type_and_no_other(mainnet: MainNet) -> None:
+    Cluster().scale("backend-mainnet", "redis", 0)
+    try:
+        with pytest.raises(IncompleteBackupError, match="1 of 2 data types are missing: redis-mainnet: pod"):
+            backup_mainnet(only=["postgres-mainnet", "redis-mainnet"])
+    finally:
+        Cluster().scale("backend-mainnet", "redis", 1)
+
+    newest = sorted(folder.name for folder in (mainnet.remote / "mainnet").iterdir())[-1]
+    assert mainnet.manifest(newest).data_types() == ("postgres-mainnet",)
+
+
+def test_what_lies_on_the_remote_tells_nothing(mainnet: MainNet, snapshot: str) -> None:
+    secret = Cluster().secret("backend-mainnet", "postgres-credentials")["password"]
+
+    for file in Path(mainnet.remote / "mainnet" / snapshot).rglob("*"):
+        if file.is_file():
+            assert secret not in file.read_bytes(), file
