@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from gxbackup.errors import BackupError
+from tasks import logs
 
 _SLOW = 24 * 3600
 _FAST = 3600
@@ -56,8 +57,9 @@ class _OneMessage(logging.Filter):
 
 
 def speak_plainly() -> None:
-    """Make Prefect's run loggers spell our errors as one message; harmless to call again."""
+    """Make Prefect's run loggers spell our errors as one message, and write the flow's log file; harmless to repeat."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
         if not any(isinstance(existing, _OneMessage) for existing in logger.filters):
             logger.addFilter(_OneMessage())
+    logs.attach()

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks import logs
+
 PROJECT = Path(__file__).resolve().parent.parent
 RULES = PROJECT / "deployments" / "prometheus"
 RUNBOOKS = PROJECT / "docs" / "runbooks"
@@ -54,7 +56,7 @@ def test_every_alert_is_tested_to_fire() -> None:
     assert fired == set(rules("alerts.yaml", "alert"))
 
 
-@pytest.mark.parametrize("name", rules("alerts.yaml", "alert"))
+@pytest.mark.parametrize("name", [*rules("alerts.yaml", "alert"), "BackupLogError"])
 def test_every_alert_has_a_page_with_meaning_impact_diagnosis_and_mitigation(name: str) -> None:
     page = (RUNBOOKS / f"alert-{name}.md").read_text()
 
@@ -65,7 +67,20 @@ def test_every_alert_has_a_page_with_meaning_impact_diagnosis_and_mitigation(nam
 def test_no_page_is_left_of_an_alert_that_is_gone() -> None:
     pages = {page.stem.removeprefix("alert-") for page in RUNBOOKS.glob("alert-*.md")}
 
-    assert pages == set(rules("alerts.yaml", "alert"))
+    assert pages == {*rules("alerts.yaml", "alert"), *loki_alerts()}
+
+
+def loki_alerts() -> list[str]:
+    document = yaml.safe_load((PROJECT / "deployments" / "loki" / "rules.yaml").read_text())
+    return [rule["alert"] for group in document["groups"] for rule in group["rules"]]
+
+
+def test_lokis_rule_reads_the_files_that_flows_write() -> None:
+    text = (PROJECT / "deployments" / "loki" / "rules.yaml").read_text()
+    (pattern,) = re.findall(r'filename=~"([^"]+)"', text)
+
+    assert re.fullmatch(pattern.replace("\\\\", "\\"), str(logs.DEFAULT_DIR / logs.file_of("backup-vps1").name))
+    assert str(logs.DEFAULT_DIR / "backup-*.log") in (PROJECT / "deployments/loki/config.alloy.example").read_text()
 
 
 def test_every_page_that_a_finding_names_is_there() -> None:
