@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from flows.command_line import run
 from flows.data_recipe import restore_data
+from tasks.handover import went_on_elsewhere
 
 
 @flow(flow_run_name="restore fabric-crypto {snapshot} ({mode})")
@@ -34,7 +35,8 @@ def restore_fabric_crypto(
         approve: go on without asking in the UI
     """
     options: dict[str, JsonValue] = {"only": [*(only or [])]}
-    restore_data(server, "fabric-crypto", snapshot, mode, approve, options)
+    if not went_on_elsewhere(server):
+        restore_data(server, "fabric-crypto", snapshot, mode, approve, options)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from flows.command_line import run
 from flows.data_recipe import restore_data
+from tasks.handover import went_on_elsewhere
 
 
 @flow(flow_run_name="restore peer-ledger of {server} {snapshot} ({mode})")
@@ -28,7 +29,7 @@ def restore_peer_ledger(
     Restore:  docs/runbooks/restore-peer-ledger.md
 
     Args:
-        server: the node that holds the volumes; start it there
+        server: the node that holds the volumes; it runs on that host
         snapshot: a snapshot id such as 20261122_050000, or latest: the newest good one
         pods: only these pods' volumes; empty: all of the node
         allow_older: also where a channel stands higher there than in the snapshot, which loses those blocks here
@@ -36,7 +37,8 @@ def restore_peer_ledger(
         approve: go on without asking in the UI
     """
     options: dict[str, JsonValue] = {"pods": [*(pods or [])], "allow_older": allow_older}
-    restore_data(server, "peer-ledger", snapshot, mode, approve, options)
+    if not went_on_elsewhere(server):
+        restore_data(server, "peer-ledger", snapshot, mode, approve, options)
 
 
 if __name__ == "__main__":
