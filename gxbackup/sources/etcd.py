@@ -72,7 +72,7 @@ class Etcd(Restorable):
             name=DATABASES[datastore],
             settings={"holds": datastore, "data_dir": self.data_dir, "node": k3s.node_name()},
             evidence=evidence,
-            expected_size_bytes=live.stat().st_size,
+            expected_size_bytes=live.stat().st_size if live.is_file() else 0,
         )
         (tokens,) = self._token_tree(k3s).collect(host, data_type)
         return [
