@@ -15,7 +15,7 @@ from tasks.handover import went_on_elsewhere
 @flow(flow_run_name="restore fabric-crypto {snapshot} ({mode})")
 def restore_fabric_crypto(
     snapshot: str = "latest",
-    only: list[str] | None = None,
+    cas: list[str] | None = None,
     server: Literal["mainnet", "vps2"] = "mainnet",
     mode: Literal["plan", "scratch", "in-place"] = "plan",
     approve: bool = False,
@@ -29,12 +29,12 @@ def restore_fabric_crypto(
 
     Args:
         snapshot: a snapshot id such as 20261122_040000, or latest: the newest good one
-        only: a CA (ca-org1) or an organisation with its Secrets (org1); empty: all of them
+        cas: a CA (ca-org1) or an organisation with its Secrets (org1); empty: all of them
         server: mainnet, or vps2 for TestNet's Secrets
         mode: plan shows what would happen, scratch opens and compares all of it, in-place stops, restores and starts
         approve: go on without asking in the UI
     """
-    options: dict[str, JsonValue] = {"only": [*(only or [])]}
+    options: dict[str, JsonValue] = {"cas": [*(cas or [])]}
     if not went_on_elsewhere(server):
         restore_data(server, "fabric-crypto", snapshot, mode, approve, options)
 

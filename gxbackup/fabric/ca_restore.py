@@ -228,14 +228,24 @@ class SecretsRestore:
         return [f"Secrets: {len(changed)} put back; the {len(overwritten)} that were overwritten lie in {copy}"]
 
     def _wanted(self) -> dict[str, SecretObject]:
-        only: JsonValue = self._work.options.get("only") or []
-        words = {str(word) for word in only} if isinstance(only, list) else set()
+        words = chosen_words(self._work.options)
         named = {str(one["metadata"]["name"]): one for one in self._kept if one.get("type") != ACCOUNT_TOKEN}
-        return {name: one for name, one in named.items() if not words or words & {name, *name.split("-")}}
+        return {name: one for name, one in named.items() if is_chosen(name, words)}
 
     def _there(self) -> dict[str, SecretObject]:
         namespace = str(self._kept[0]["metadata"]["namespace"])
         return {str(one["metadata"]["name"]): one for one in list_secrets(self._host.cluster, namespace)}
+
+
+def chosen_words(options: dict[str, JsonValue]) -> set[str]:
+    """Return the CAs and organisations that the option `cas` names; empty: all."""
+    cas = options.get("cas") or []
+    return {str(word) for word in cas} if isinstance(cas, list) else set()
+
+
+def is_chosen(name: str, words: set[str]) -> bool:
+    """Tell whether a CA or a Secret is one of those named, or of an organisation named."""
+    return not words or bool(words & {name, *name.split("-")})
 
 
 def served_fingerprints(url: str, timeout_seconds: float) -> set[str]:

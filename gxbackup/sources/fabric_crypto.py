@@ -22,7 +22,7 @@ from gxbackup.adapters.host import Host
 from gxbackup.adapters.secrets import list_secrets
 from gxbackup.chunk_stream import ChunkStream
 from gxbackup.errors import BackupError, CollectError, IntegrityError, SourceMissingError
-from gxbackup.fabric.ca_restore import CaRestore, SecretsRestore
+from gxbackup.fabric.ca_restore import CaRestore, SecretsRestore, chosen_words, is_chosen
 from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream, StreamEnd
@@ -121,17 +121,14 @@ class FabricCrypto(Restorable):
                 home.close()
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
-        """Return those of the CAs and organisations in `only` (`ca-org1`, or `org1` with its Secrets), or all."""
-        only = options.get("only") or []
-        assert isinstance(only, list)
-        words = {str(word) for word in only}
-        return tuple(
-            artifact
-            for artifact in artifacts
-            if not words
-            or "ca" not in artifact.settings
-            or words & {str(artifact.settings["ca"]), *str(artifact.settings["ca"]).split("-")}
-        )
+        """Return those of the CAs and organisations in `cas` (`ca-org1`, or `org1` with its Secrets), or all."""
+        words = chosen_words(options)
+
+        def holds_some(artifact: Artifact) -> bool:
+            names = artifact.evidence.get("secrets", [artifact.settings.get("ca")])
+            return isinstance(names, list) and any(is_chosen(str(name), words) for name in names)
+
+        return tuple(artifact for artifact in artifacts if holds_some(artifact))
 
     def target(self, work: Work) -> str:
         """See `Restorable`."""

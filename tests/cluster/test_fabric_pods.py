@@ -114,7 +114,7 @@ def test_secrets_come_back_as_they_were_and_what_was_overwritten_is_kept(host: H
     kubectl("delete", "secret", "org1-admin-msp", f"--namespace={NAMESPACE}")
     kubectl("patch", "secret", "org2-admin-msp", f"--namespace={NAMESPACE}", '--patch={"stringData": {"key_sk": "x"}}')
 
-    source.apply(host, work(tmp_path, plain, only=["org1"]))
+    source.apply(host, work(tmp_path, plain, cas=["org1"]))
     assert host.cluster.secret(NAMESPACE, "org2-admin-msp") == {"key_sk": b"x"}
     (line,) = source.apply(host, work(tmp_path, plain))
 

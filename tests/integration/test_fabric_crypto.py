@@ -239,8 +239,8 @@ def test_an_organisation_chooses_its_own_ca(cluster: LocalCluster, tmp_path: Pat
     reads = [read(SOURCE, cluster.host(), one, tmp_path) for one in SOURCE.collect(cluster.host(), "c")]
     artifacts = [one.opened().artifact for one in reads]
 
-    assert [a.settings["ca"] for a in SOURCE.select(artifacts, {"only": ["org1"]})] == ["ca-org1"]
-    assert [a.settings["ca"] for a in SOURCE.select(artifacts, {"only": ["ca-root"]})] == ["ca-root"]
+    assert [a.settings["ca"] for a in SOURCE.select(artifacts, {"cas": ["org1"]})] == ["ca-org1"]
+    assert [a.settings["ca"] for a in SOURCE.select(artifacts, {"cas": ["ca-root"]})] == ["ca-root"]
     assert len(SOURCE.select(artifacts, {})) == 2
 
 
