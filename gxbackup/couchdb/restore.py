@@ -8,7 +8,8 @@ refuse its ledger while it looks healthy; and a savepoint newer than its data hi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from gxbackup.model import Evidence
 UNFINISHED = ".unfinished"
 COPY_BYTES = 1024 * 1024
 INTERNAL = "fabric__internal"
+_HEIGHT = re.compile(r'^ledger_blockchain_height\{[^}]*channel="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,32 @@ def is_fabric(database: str, channels: Iterable[str]) -> bool:
     return database == INTERNAL or any(database.startswith(f"{channel}_") for channel in channels)
 
 
-def require_older(evidence: Evidence, peer_height: int, label: str) -> None:
+def heights_told(metrics: str) -> dict[str, int]:
+    """Return each channel's height as a peer's /metrics tells it: the blocks that it has."""
+    return {channel: int(float(height)) for channel, height in _HEIGHT.findall(metrics)}
+
+
+def require_older(evidence: Evidence, peer: Mapping[str, int], label: str) -> None:
     """Raise RestoreRefusedError unless every channel's savepoint is known to be no newer than the peer's blocks."""
     heights = evidence.get("heights")
     if not isinstance(heights, dict) or not heights:
         raise RestoreRefusedError(f"{label}: the snapshot tells no channel's height", "use method=rebuild")
     told = ", ".join(f"{channel} {height}" for channel, height in sorted(heights.items()))
-    if peer_height <= 0:
+    if unknown := sorted(channel for channel in heights if channel not in peer):
         raise RestoreRefusedError(
-            f"{label}: documents of height {told}: expected the peer's height to compare with, seen none",
-            "give peer_height: the lowest ledger_blockchain_height that the peer's /metrics tells for these channels",
+            f"{label}: documents of height {told}: expected the peer's height of {unknown[0]} to compare with, seen none",
+            "give peer_height: the lowest ledger_blockchain_height that the peer's /metrics tells for these channels; "
+            "or name its metrics in the inventory, as source.peer_metrics, and have it run",
             "method=rebuild needs none: the peer makes its state anew from its blocks",
         )
-    newer = [f"{channel} {height}" for channel, height in sorted(heights.items()) if _number(height) > peer_height]
+    newer = [
+        f"{channel} {height} above {peer[channel]}"
+        for channel, height in sorted(heights.items())
+        if _number(height) > peer[channel]
+    ]
     if newer:
         raise RestoreRefusedError(
-            f"{label}: expected no channel above the peer's height {peer_height}, seen {', '.join(newer)}",
+            f"{label}: expected no channel above the peer's height, seen {', '.join(newer)}",
             "a peer with older blocks does not open this ledger, though it calls itself healthy",
             "restore an older snapshot, or use method=rebuild",
         )

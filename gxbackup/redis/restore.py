@@ -77,8 +77,7 @@ def _loaded(seen: dict[str, KeyCount], evidence: Evidence, name: str) -> list[st
     Its clients write already, so that its keys are no longer to be compared one by one.
     """
     databases = evidence.get("databases")
-    assert isinstance(databases, dict), "prepare has compared them"
-    for database, told in databases.items():
+    for database, told in databases.items() if isinstance(databases, dict) else ():
         assert isinstance(told, dict)
         if told["keys"] != told["expires"] and database not in seen:
             raise RestoreError(

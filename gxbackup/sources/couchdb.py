@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
@@ -61,6 +61,9 @@ class CouchDB(Restorable):
     password_variable: Variable | None = Field(default=None, description="and the one with the password")
     local_documents: bool = Field(default=False, description="take _local documents (replication checkpoints) too")
     leave_out: tuple[str, ...] = Field(default=("_global_changes",), description="databases that are not captured")
+    peer_metrics: tuple[Url, ...] = Field(
+        default=(), description="where those peers tell their heights: http://10.0.0.3:9443/metrics"
+    )
     peers: tuple[ObjectName, ...] = Field(
         default=(), description="StatefulSets of the peers that use it, stopped while it is restored"
     )
@@ -116,7 +119,7 @@ class CouchDB(Restorable):
         evidence = work.opened[0].artifact.evidence
         wanted = self._wanted(work)
         if _method(work) == "documents":
-            restore.require_older(evidence, _peer_height(work), work.data_type)
+            restore.require_older(evidence, self._peer_heights(work), work.data_type)
         lines = [f"as captured: {_heights(evidence)}"]
         with self._client(host) as client:
             there = [name for name in client.get("/_all_dbs") if wanted(name)]
@@ -150,7 +153,7 @@ class CouchDB(Restorable):
         opened = work.opened[0]
         evidence, wanted = opened.artifact.evidence, self._wanted(work)
         if _method(work) == "documents":
-            restore.require_older(evidence, _peer_height(work), work.data_type)
+            restore.require_older(evidence, self._peer_heights(work), work.data_type)
         with self._client(host) as client, self._peers_stopped(host):
             if _method(work) == "rebuild":
                 return restore.rebuild(client, [name for name in client.get("/_all_dbs") if wanted(name)])
@@ -200,6 +203,20 @@ class CouchDB(Restorable):
             for name, count in pods.items():
                 host.cluster.scale(namespace, name, count)
 
+    def _peer_heights(self, work: Work) -> dict[str, int]:
+        """Return each channel's height: the one given for all, else the lowest that any peer's metrics tell."""
+        heights = work.opened[0].artifact.evidence.get("heights")
+        given = work.options.get("peer_height")
+        if isinstance(given, int) and given > 0:
+            return dict.fromkeys(heights if isinstance(heights, dict) else (), given)
+        lowest: dict[str, int] = {}
+        for url in self.peer_metrics:
+            with closing(CouchClient(url)) as peer:
+                told = restore.heights_told(peer.request("GET", "").body.decode("utf-8", "replace"))
+            for channel, height in told.items():
+                lowest[channel] = min(height, lowest.get(channel, height))
+        return lowest
+
     def _wanted(self, work: Work) -> Callable[[str], bool]:
         """Return what tells whether a database is restored: those named, else the peers' own."""
         evidence = work.opened[0].artifact.evidence
@@ -225,11 +242,6 @@ class CouchDB(Restorable):
 
 def _method(work: Work) -> str:
     return str(work.options.get("method") or "rebuild")
-
-
-def _peer_height(work: Work) -> int:
-    height = work.options.get("peer_height")
-    return height if isinstance(height, int) else 0
 
 
 def _captured(evidence: Evidence) -> list[str]:

@@ -408,7 +408,10 @@ def test_by_default_the_state_is_dropped_for_the_peer_to_rebuild(
     assert scaled == [("peer0-org1", 0), ("peer0-org1", 1)]
 
 
-@pytest.mark.parametrize(("height", "said"), [(0, "expected the peer's height"), (74, "seen gxchannel 77")])
+@pytest.mark.parametrize(
+    ("height", "said"),
+    [(0, "expected the peer's height of gxchannel to compare with, seen none"), (74, "seen gxchannel 77 above 74")],
+)
 def test_documents_are_refused_unless_the_peer_is_known_to_be_as_high(
     couch: GoldenCouch, tmp_path: Path, target: CouchClient, height: int, said: str
 ) -> None:
@@ -419,6 +422,18 @@ def test_documents_are_refused_unless_the_peer_is_known_to_be_as_high(
             ask(HOST, given)
 
     assert [name for name in target.get("/_all_dbs") if not name.startswith("_")] == []
+
+
+def test_the_peers_own_metrics_tell_the_height(couch: GoldenCouch, tmp_path: Path, target: CouchClient) -> None:
+    given = work(tmp_path / "area", *taken(couch), method="documents")
+    told = 'ledger_blockchain_height{channel="other"} 5\nledger_blockchain_height{channel="gxchannel"} '
+    couch.databases["metrics"] = {"text": told + "74\n"}
+    kind = source(target, peer_metrics=(f"{couch.url}/metrics",))
+
+    with pytest.raises(RestoreRefusedError, match="seen gxchannel 77 above 74"):
+        kind.preview(HOST, given)
+    couch.databases["metrics"] = {"text": told + "1.2e+02\n"}
+    kind.preview(HOST, given)
 
 
 def test_data_without_its_savepoint_is_refused(couch: GoldenCouch, tmp_path: Path, target: CouchClient) -> None:
