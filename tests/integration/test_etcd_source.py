@@ -78,6 +78,20 @@ def test_our_reading_of_a_snapshot_agrees_with_etcds_own_tool(server: K3sHost, t
     assert (state.revision, state.total_keys) == (told["revision"], told["total_keys"])
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 100, 4096, 20000])
+def test_a_file_that_is_not_all_of_an_etcd_database_is_said_to_be_none(
+    server: K3sHost, tmp_path: Path, kept_bytes: int
+) -> None:
+    file = tmp_path / "s.db"
+    server.etcdctl("snapshot", "save", str(file))
+    file.write_bytes(file.read_bytes()[:kept_bytes])
+
+    with pytest.raises(IntegrityError, match=r"s\.db|holds no key"):
+        etcd_snapshot.require_whole(file)
+    with pytest.raises(IntegrityError, match=r"s\.db|holds no key"):
+        etcd_snapshot.read_state(file)
+
+
 def test_the_token_set_holds_what_opens_the_snapshot_and_is_told_nowhere(
     server: K3sHost, caplog: pytest.LogCaptureFixture
 ) -> None:
