@@ -72,7 +72,7 @@ def require_older(evidence: Evidence, peer: Mapping[str, int], label: str) -> No
     told = ", ".join(f"{channel} {height}" for channel, height in sorted(heights.items()))
     if unknown := sorted(channel for channel in heights if channel not in peer):
         raise RestoreRefusedError(
-            f"{label}: documents of height {told}: expected the peer's height of {unknown[0]} to compare with, seen none",
+            f"{label}: documents of height {told}: expected the peer's height of {unknown[0]} beside it, seen none",
             "give peer_height: the lowest ledger_blockchain_height that the peer's /metrics tells for these channels; "
             "or name its metrics in the inventory, as source.peer_metrics, and have it run",
             "method=rebuild needs none: the peer makes its state anew from its blocks",

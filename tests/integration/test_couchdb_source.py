@@ -410,7 +410,7 @@ def test_by_default_the_state_is_dropped_for_the_peer_to_rebuild(
 
 @pytest.mark.parametrize(
     ("height", "said"),
-    [(0, "expected the peer's height of gxchannel to compare with, seen none"), (74, "seen gxchannel 77 above 74")],
+    [(0, "expected the peer's height of gxchannel beside it, seen none"), (74, "seen gxchannel 77 above 74")],
 )
 def test_documents_are_refused_unless_the_peer_is_known_to_be_as_high(
     couch: GoldenCouch, tmp_path: Path, target: CouchClient, height: int, said: str
