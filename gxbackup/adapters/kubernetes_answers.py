@@ -19,6 +19,11 @@ def is_of_revision(raw: bytes) -> bool:
     return b"required revision" in raw
 
 
+def says_later(raw: bytes) -> bool:
+    """Tell whether it asks to be asked again, since what it needs is being made: the token of a new account."""
+    return b'"reason":"ServerTimeout"' in raw
+
+
 def refusal(what: str, status: int, raw: bytes, is_secret: bool) -> ApiRefusalError:
     """Spell an answer that is no; of one about a Secret only its fields: its words may repeat the secret."""
     try:

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from gxbackup.adapters.cluster import asking
-from gxbackup.adapters.kubernetes_answers import ApiRefusalError, is_of_revision, refusal
+from gxbackup.adapters.kubernetes_answers import ApiRefusalError, is_of_revision, refusal, says_later
 from gxbackup.cluster_objects.naming import Kind, Object
 from gxbackup.errors import CollectError
 from gxbackup.model import Frozen
@@ -183,7 +183,7 @@ class ObjectApi:
             else:
                 if status < 300:
                     return json.loads(raw), len(raw), status
-                if delay is None or not _is_passing(method, status) or is_of_revision(raw):
+                if delay is None or not _is_passing(method, status, raw, is_trial="dryRun" in query):
                     raise refusal(f"{method} {path}", status, raw, is_secret)
             time.sleep(delay)
         raise AssertionError("the last try returns or raises")
@@ -271,6 +271,8 @@ def _kind(version: str, resource: Object) -> Kind:
     )
 
 
-def _is_passing(method: str, status: int) -> bool:
+def _is_passing(method: str, status: int, raw: bytes, *, is_trial: bool) -> bool:
     """Tell whether the same question may be answered in a moment; an object that cannot be decoded is a 500 too."""
-    return status in (429, 502, 503, 504) or (status == 500 and method == "GET")
+    if status == 500 and method != "GET":
+        return says_later(raw) and not is_trial
+    return status in (429, 500, 502, 503, 504) and not is_of_revision(raw)

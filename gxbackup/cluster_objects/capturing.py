@@ -40,6 +40,7 @@ class ObjectStream(LineStream):
         self._listed_later: list[str] = []
         self._shortfalls: list[str] = []
         self._selecting: set[tuple[str, str]] = set()
+        self._cleaner = cleaning.Cleaner()
 
     def finish(self) -> StreamEnd:
         """See `PlainStream`."""
@@ -78,7 +79,7 @@ class ObjectStream(LineStream):
                 yield found
             elif cleaning.is_built_in(found) or found["metadata"].get("namespace") in SYSTEM_NAMESPACES:
                 self._left_out[f"{kind.label}: built in or of a system namespace"] += 1
-            elif (cleaned := cleaning.clean(found)) is not None:
+            elif (cleaned := self._cleaner.clean(found)) is not None:
                 yield cleaned
             else:
                 self._left_out[f"{kind.label}: made by the cluster itself, or ended"] += 1

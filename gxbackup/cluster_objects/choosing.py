@@ -36,12 +36,13 @@ class ChosenObjects:
     def __iter__(self) -> Iterator[Object]:
         """Yield each object in the order of the snapshot, which is that of a restore."""
         self.coming, self.not_for_restore, self._defined = set(), 0, set()
+        cleaner = cleaning.Cleaner()
         with self._file.open("rb") as lines:
             for line in lines:
                 found = json.loads(line)
+                cleaned = cleaner.clean(found)
                 if not self.choice.takes(found, cleaning.is_built_in(found)):
                     continue
-                cleaned = cleaning.clean(found)
                 if cleaned is None:
                     self.not_for_restore += 1
                     continue
@@ -128,4 +129,5 @@ def defined_kinds(definition: Object) -> set[tuple[str, str]]:
 
 
 def _cannot_be_tried(error: ApiRefusalError) -> bool:
-    return "does not support dry run" in error.message
+    # A token is made soon after its account; what waits for it can be applied, and cannot be tried.
+    return "does not support dry run" in error.message or error.reason == "ServerTimeout"

@@ -74,6 +74,20 @@ def is_built_in(found: Object) -> bool:
     )
 
 
+class Cleaner:
+    """Cleans the objects of one snapshot in their order: those of a namespace that was being deleted go with it."""
+
+    def __init__(self) -> None:
+        self._ending: set[str] = set()
+
+    def clean(self, found: Object) -> Object | None:
+        """See `clean`; None too where the object's namespace was being deleted."""
+        metadata = found["metadata"]
+        if found["kind"] == "Namespace" and metadata.get("deletionTimestamp"):
+            self._ending.add(metadata["name"])
+        return None if metadata.get("namespace") in self._ending else clean(found)
+
+
 def clean(found: Object) -> Object | None:
     """
     Return the form of an object that can be applied to this or another cluster, or None where it must not be.

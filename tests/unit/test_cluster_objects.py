@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gxbackup.cluster_objects.cleaning import clean, is_built_in, is_left_out
+from gxbackup.cluster_objects.cleaning import Cleaner, clean, is_built_in, is_left_out
 from gxbackup.cluster_objects.differences import changed_paths
 from gxbackup.cluster_objects.naming import Choice, Kind, is_matched, ordered
 from gxbackup.errors import RestoreRefusedError
@@ -79,6 +79,16 @@ def test_a_volume_names_its_claim_without_the_claims_former_uid() -> None:
 )
 def test_what_the_cluster_makes_itself_or_what_has_ended_has_no_form_for_a_restore(theirs: dict[str, Any]) -> None:
     assert clean(theirs) is None
+
+
+def test_what_is_in_a_namespace_that_was_being_deleted_goes_with_it() -> None:
+    cleaner = Cleaner()
+
+    assert (
+        cleaner.clean(made("Namespace", "fabric", None, metadata={"deletionTimestamp": "2026-11-22T02:00:00Z"})) is None
+    )
+    assert cleaner.clean(made("ServiceAccount")) is None
+    assert cleaner.clean(made("ServiceAccount", namespace="backend")) == made("ServiceAccount", namespace="backend")
 
 
 def test_a_token_secret_made_by_hand_is_filled_by_its_new_cluster() -> None:
