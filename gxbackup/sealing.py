@@ -20,7 +20,7 @@ from gxbackup.adapters import process
 from gxbackup.adapters.process import Child
 from gxbackup.errors import EmptyArtifactError, IntegrityError, SealingError, SetupError
 from gxbackup.model import Artifact, Capture, SealedFile
-from gxbackup.parts import CHUNK_BYTES, Drain, Feeder, PartWriter
+from gxbackup.parts import CHUNK_BYTES, Drain, Feeder, PartWriter, widen
 from gxbackup.ports import PlainStream
 
 AGE_HINT = "install the Debian package age (README, Set up a host)"
@@ -72,6 +72,7 @@ def seal(
             stderr=subprocess.PIPE,
         ) as age:
             assert age.stdin and age.stdout and age.stderr
+            widen(age.stdin, age.stdout)
             compressor = zstandard.ZstdCompressor(
                 level=zstd_level, threads=ZSTD_THREADS, write_checksum=True
             ).compressobj()
@@ -149,6 +150,8 @@ def unseal(artifact: Artifact, files: Sequence[Path], identity_file: Path) -> It
         ) as age:
             os.close(read_end)
             read_end = -1
+            assert age.stdout
+            widen(write_end, age.stdout)
             feeder.start()
             yield _opened(artifact, age)
     finally:

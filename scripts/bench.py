@@ -26,6 +26,7 @@ ROOT = PROJECT / ".bench"
 DATA = ROOT / "data"
 STAGED = ROOT / "strategy-staging"
 KEY = "GX_BENCH_PASSWORD"
+SIZES_GIB = (1, 20)
 
 
 def make_data(root: Path) -> None:
@@ -114,6 +115,11 @@ class Competitors:
         measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return measured
 
+    def memory_mib(self, size_gib: int) -> float:
+        """Memory over idle for so many generated GiB."""
+        done = self.place.run(sys.executable, "scripts/bench_pipeline.py", "--memory", str(size_gib))
+        return float(json.loads(done.stdout.splitlines()[-1])["memory_mib"])
+
     def deployment(self) -> float:
         """The whole deployment run, from the moment it was asked for to its end: Prefect's own start included."""
         return self._deployment_seconds("backup-vps1")
@@ -155,6 +161,8 @@ def measure(runs: int) -> dict[str, list[float]]:
         place.deploy()
         place.start_worker("vps1")
         all_of_them = Competitors(place)
+        for size_gib in SIZES_GIB:
+            seconds[f"gx memory at {size_gib} GiB, MiB"] = [all_of_them.memory_mib(size_gib)]
         for number in range(runs):
             for folder in ("strategy-remote", "strategy-fetched", "restic", "borg", "floor", "estate/remote"):
                 shutil.rmtree(ROOT / folder, ignore_errors=True)
@@ -194,6 +202,7 @@ def main() -> int:
         "deployment run / borg": (whole / median["borg"], 1.0),
         "restore / strategy": (back / median["strategy restore"], 1.0),
         "memory over idle, MiB": (median["gx memory over idle, MiB"], 250.0),
+        **{f"memory at {size} GiB, MiB": (median[f"gx memory at {size} GiB, MiB"], 250.0) for size in SIZES_GIB},
     }
     print(f"\n{'what':28} {'min':>8} {'median':>8} {'max':>8}")
     for name, values in seconds.items():

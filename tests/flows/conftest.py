@@ -22,7 +22,7 @@ def prefect_server() -> Iterator[None]:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         # Each flow would wait up to a second for the end of its heartbeats; tests/integration runs flows with them.
         patch.setattr("prefect.flow_engine._send_heartbeats", lambda *_, **__: nullcontext())
-        with prefect_test_harness(server_startup_timeout=120):
+        with prefect_test_harness(server_startup_timeout=300):
             yield
 
 
