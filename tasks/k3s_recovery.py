@@ -56,7 +56,7 @@ def begin(server: str, snapshot: str) -> str:
     return k3s_recovery.begin(datastore_of(server)[1].k3s(), snapshot).name
 
 
-@task(task_run_name="{step} K3s on {host_name}", **ONCE)
+@task(task_run_name="{step} K3s on {host_name}", **{**ONCE, "timeout_seconds": None})  # its own run has limits
 def on_server(server: str, host_name: str, step: Step, recovery: str) -> list[str]:
     """Have another server's own host do a step, unless it is done already."""
     done = f"{step} {host_name}"
