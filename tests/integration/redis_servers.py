@@ -94,6 +94,12 @@ class LocalRedis:
         )
         return asked.stdout.strip() == "PONG"
 
+    def children(self) -> list[int]:
+        """Return the processes that it has forked to save."""
+        assert self._process is not None
+        told = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return [int(word) for word in told.split()]
+
     def log(self) -> str:
         log = self.path / "redis.log"
         return log.read_text()[-2000:] if log.exists() else "no log"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +216,23 @@ def test_a_disk_without_room_fails_the_save_and_says_so(redis: LocalRedis, tmp_p
         subprocess.run(["umount", disk], check=True)
 
     taken(redis)
+
+
+def test_a_save_that_the_kernel_kills_for_want_of_memory_is_no_save(own: Any) -> None:
+    redis = own("--rdb-key-save-delay", "20000", "--save", "")
+    redis.fill()
+    with ThreadPoolExecutor(1) as pool:
+        collected = pool.submit(source(redis).collect, redis.host(), "redis-mainnet")
+        while not (children := redis.children()):
+            assert not collected.done()
+            time.sleep(0.02)
+        for child in children:  # as the kernel does where a copy of the dataset no longer fits
+            os.kill(child, signal.SIGKILL)
+
+        with pytest.raises(CollectError, match="rdb_last_bgsave_status is 'err'.*") as raised:
+            collected.result(30)
+
+    assert "no memory to fork" in str(raised.value)
 
 
 def test_a_save_that_is_stuck_ends_at_its_limit(own: Any) -> None:
