@@ -61,8 +61,8 @@ def recover_cluster(server: str, snapshot: str, mode: str, role: str, approve: b
         with locked(host.inventory().remote.path, server, f"recovery of {server}"):
             recovery = begin(server, chosen.snapshot)
             get_run_logger().info("%s: every step is noted under this name", recovery)
-            for stopping in [on_server.submit(server, name, "stop", recovery) for name in others]:
-                stopping.result()
+            for name in others:
+                on_server(server, name, "stop", recovery)
             done = recover_first(server, work, recovery)
             for name in others:
                 done += on_server(server, name, "join", recovery)

@@ -44,9 +44,9 @@ def went_on_elsewhere(server: str) -> bool:
     return True
 
 
-def run_on(host_name: str, deployment: str, parameters: dict[str, Any]) -> None:
+def run_on(host_name: str, deployment: str, parameters: dict[str, Any], step: str) -> None:
     """
-    Run another deployment in a host's own pool, and return once it completed.
+    Run another deployment in a host's own pool, once for each step of this run, and return once it completed.
 
     Raises: RestoreError where no worker is online there, or that run did not begin in time or did not complete.
     """
@@ -63,6 +63,8 @@ def run_on(host_name: str, deployment: str, parameters: dict[str, Any]) -> None:
             "tags": found.tags,
             "work_pool_name": pool,
             "state": {"type": "SCHEDULED"},
+            # A request that a busy server answered too late is made again, and finds the run that it created.
+            "idempotency_key": f"{deployment}-{runtime.flow_run.id}-{step}",
         }
         theirs = _watch(client, _created(client, body), f"{deployment} must run on {host_name}")
     _require_completed(theirs, pool)

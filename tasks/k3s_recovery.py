@@ -56,13 +56,13 @@ def begin(server: str, snapshot: str) -> str:
     return k3s_recovery.begin(datastore_of(server)[1].k3s(), snapshot).name
 
 
-@task(task_run_name="{step} K3s on {host_name}", **{**ONCE, "timeout_seconds": None})  # its own run has limits
+@task(task_run_name="{step} K3s on {host_name}", **ONCE)
 def on_server(server: str, host_name: str, step: Step, recovery: str) -> list[str]:
     """Have another server's own host do a step, unless it is done already."""
     done = f"{step} {host_name}"
     if not _recovery(server, recovery).has(done):
         parameters = {"host": host_name, "step": step, "server": server, "recovery": recovery, "approve": True}
-        handover.run_on(host_name, DEPLOYMENT, parameters)
+        handover.run_on(host_name, DEPLOYMENT, parameters, done)
         _recovery(server, recovery).mark(done)
     return [f"{host_name}: {step} done"]
 
