@@ -16,6 +16,7 @@ from gxbackup import layout
 from gxbackup.model import Artifact
 
 EVERYWHERE = ("postgres", "template1")
+_APPLY = "kubectl apply --server-side --force-conflicts --field-manager gx-recover"
 _TAR = "tar --extract --preserve-permissions --same-owner --numeric-owner --acls --xattrs --xattrs-include='*'"
 
 
@@ -113,9 +114,10 @@ def _objects(_artifact: Artifact, plain: str) -> Steps:
     file = shlex.quote(plain)
     if PurePosixPath(plain).suffix == ".yaml":
         return Steps(
-            "Every object, cleaned and in the order in which it can be applied. Take out what you do not want first.",
+            "Every object, cleaned and in the order in which it can be applied; take out what you do not want. It runs "
+            "twice, since a definition is served a moment after it is made.",
             f"ls -l {file}",
-            f"kubectl apply --server-side --force-conflicts --field-manager gx-recover --filename {file}",
+            f"{_APPLY} --filename {file} || {_APPLY} --filename {file}",
         )
     return Steps("Every object as the API server told it, one JSON line each; to be read.", f"ls -l {file}")
 
@@ -134,8 +136,8 @@ def _datastore(artifact: Artifact, plain: str) -> Steps:
         )
     return Steps(
         "An etcd snapshot; worthless without the token of this same snapshot. Stop K3s on all servers, put that token "
-        f"to `{data_dir}/server/token`; afterwards start this server; on each other one remove `{data_dir}/server/db` and "
-        "start it. Never remove that folder on this one.",
+        f"to `{data_dir}/server/token`; afterwards start this server; on each other one remove `{data_dir}/server/db` "
+        "and start it. Never remove that folder on this one.",
         f"ls -l {shlex.quote(plain)}",
         f"k3s server --cluster-reset --cluster-reset-restore-path={file} --token-file={data_dir}/server/token",
     )

@@ -37,7 +37,10 @@ class Outcome:
     def miss(self, data_type: str, reason: str) -> None:
         """Note that a data type is not whole, and say so in the log at once."""
         first_line = reason.splitlines()[0] if reason else "no reason was given"
-        self.missing.append(Missing(data_type=data_type, reason=first_line))
+        gap = Missing(data_type=data_type, reason=first_line)
+        if gap in self.missing:  # two artifacts of one data type often fail alike
+            return
+        self.missing.append(gap)
         get_run_logger().error("%s is missing: %s", data_type, reason)
 
     def manifest(self, flow_run_id: str | None, finished_at: datetime) -> Manifest:

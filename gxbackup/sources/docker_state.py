@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 from gxbackup.adapters.containers import EngineObject
 from gxbackup.adapters.host import Host
 from gxbackup.errors import EmptyArtifactError
+from gxbackup.lines import LineStream
 from gxbackup.model import Capture, Evidence
 from gxbackup.ports import PlainStream, StreamEnd
 from gxbackup.sources.base import Source
@@ -59,28 +60,14 @@ class DockerState(Source):
             yield _LineStream(objects, capture)
 
 
-class _LineStream:
+class _LineStream(LineStream):
     """JSON lines, made as they are read."""
 
     def __init__(self, objects: Iterator[EngineObject], capture: Capture) -> None:
-        self._objects = objects
+        super().__init__(self._each(objects))
         self._capture = capture
-        self._line = memoryview(b"")
         self._counts: Counter[str] = Counter()
         self._removed: list[str] = []
-
-    def readinto(self, buffer: memoryview) -> int:
-        filled = 0
-        while filled < len(buffer):
-            if not self._line:
-                self._line = memoryview(self._next_line())
-                if not self._line:
-                    break
-            step = min(len(self._line), len(buffer) - filled)
-            buffer[filled : filled + step] = self._line[:step]
-            self._line = self._line[step:]
-            filled += step
-        return filled
 
     def finish(self) -> StreamEnd:
         counts = self._counts
@@ -92,13 +79,12 @@ class _LineStream:
             evidence["removed_meanwhile_names"] = [*self._removed]
         return StreamEnd(evidence)
 
-    def _next_line(self) -> bytes:
-        for found in self._objects:
+    def _each(self, objects: Iterator[EngineObject]) -> Iterator[bytes]:
+        for found in objects:
             if found.inspect is None:
                 self._counts["removed"] += 1
                 if len(self._removed) < NAMES_KEPT:
                     self._removed.append(f"{found.type} {found.name}")
                 continue
             self._counts[found.type] += 1
-            return (json.dumps(found._asdict(), sort_keys=True) + "\n").encode()
-        return b""
+            yield (json.dumps(found._asdict(), sort_keys=True) + "\n").encode()
