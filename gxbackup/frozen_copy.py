@@ -57,6 +57,7 @@ class FrozenCopy:
 
         A copy whose file is finished by now stays a copy, since tar knows it; it is linked where tar begins `anew`.
         """
+        self._drop_orphans()
         self.area.mkdir(mode=0o700, exist_ok=True)
         self._keeps_copies = not anew
         self._bring_up()
@@ -64,6 +65,14 @@ class FrozenCopy:
     def settle(self) -> None:
         """Bring the copy to this very moment; the server must stand still. Quick after `approach`."""
         self._bring_up()
+
+    def _drop_orphans(self) -> None:
+        """Remove the copies of volumes that are gone: their links would hold a deleted ledger's room for ever."""
+        if self.area.parent == self.folder:
+            return
+        for area in self.area.parent.glob(f"{OURS}frozen-*"):
+            if not (self.area.parent / area.name.removeprefix(f"{OURS}frozen-")).exists():
+                _remove(area)
 
     def _bring_up(self) -> None:
         wanted: set[str] = set()

@@ -195,6 +195,19 @@ def test_without_its_base_whole_and_young_a_capture_is_a_full_one(
     assert blocks.read_chain(unpacked(tmp_path / "out", second) / files.CHAINS["peer"] / CHANNEL).height == HEIGHT
 
 
+def test_the_copy_of_a_volume_that_is_gone_goes_too_and_no_other(peer: LocalCluster, tmp_path: Path) -> None:
+    beside = peer.volumes[PEER].parent
+    for name in ("gone", "there"):
+        (beside / f".gxbackup-frozen-{name}" / "tree").mkdir(parents=True)
+        (beside / f".gxbackup-frozen-{name}" / "tree" / "blockfile_000000").write_bytes(b"blocks")
+    (beside / "there").mkdir()
+
+    capture(peer, tmp_path / "day 0")
+
+    assert not (beside / ".gxbackup-frozen-gone").exists()
+    assert (beside / ".gxbackup-frozen-there" / "tree" / "blockfile_000000").exists()
+
+
 def test_a_chain_that_does_not_hold_is_a_shortfall_and_its_files_are_kept(peer: LocalCluster, tmp_path: Path) -> None:
     grow(peer, 20)
     file = peer.volumes[PEER] / files.CHAINS["peer"] / "channel2" / "blockfile_000000"
