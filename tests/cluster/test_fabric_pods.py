@@ -20,7 +20,7 @@ from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.sources.chaincode import Chaincode
 from gxbackup.sources.fabric_crypto import FabricCrypto
-from gxbackup.sources.ledger import Ledger
+from gxbackup.sources.ledger import Ledger, frozen_copy
 from tests import fabric_network
 from tests.cluster.scratch_api import kubectl
 from tests.fabric_network import CHANNEL, HEIGHT, PACKAGE, BlockWriter
@@ -73,13 +73,14 @@ def host() -> Iterator[Host]:
 
 
 @pytest.fixture
-def volume(host: Host, tmp_path: Path) -> Path:
+def volume(host: Host, tmp_path: Path) -> Iterator[Path]:
     """Give the peer's volume, a folder of this host, with a real ledger in it."""
     folder = volume_of(host.cluster, NAMESPACE, "data-peer0-org1-0").folder
     assert folder is not None
     shutil.rmtree(folder / "ledgersData", ignore_errors=True)
     shutil.copytree(fabric_network.unpack("peer0", tmp_path / "golden"), folder, dirs_exist_ok=True)
-    return folder
+    yield folder
+    shutil.rmtree(frozen_copy(folder, "peer").area, ignore_errors=True)
 
 
 def test_a_ca_loses_its_keys_and_gets_them_back_with_its_database(host: Host, tmp_path: Path) -> None:
