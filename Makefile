@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 BIN := .venv/bin
 # Where the project lies on every worker's host.
 ROOT ?= /opt/gx-backup
-# What this machine is for: runtime (a protected host), test, or bench.
+# What this machine is for: runtime (a protected host), rehearsal (one that rehearses restores too), test, or bench.
 SET ?= test
 # The Kubernetes for tests.
 CLUSTER ?= ../shared/cluster

@@ -119,7 +119,7 @@ def test_packages_that_no_index_has_are_told_with_the_log(project: Path) -> None
 def test_an_unknown_set_is_told_with_those_that_there_are(project: Path) -> None:
     said = complaint(set_up(project, "everything"))
 
-    assert said == ["setup: unknown set 'everything'", "HINT: one of: runtime, test, bench"]
+    assert said == ["setup: unknown set 'everything'", "HINT: one of: runtime, rehearsal, test, bench"]
 
 
 def test_nothing_is_done_where_nothing_is_missing(project: Path) -> None:
