@@ -1,4 +1,4 @@
-"""The seams between sources and the world: a stream of plain bytes, and a place where commands run. No implementation."""
+"""The seams between sources and the world: a stream of plain bytes, a place where commands run. No implementation."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Place(Protocol):
         """
         Read a command's output, digested where it is made and compared here at the end: fast, and never short.
 
-        `finish` raises CommandError where the command failed, IntegrityError (retryable) where bytes were lost on the way.
+        `finish` raises CommandError where the command failed, IntegrityError (retryable) where bytes were lost.
         """
         ...
 
@@ -122,6 +122,6 @@ class Place(Protocol):
         """
         Run a command with a file as its stdin, digested again where it arrives.
 
-        Raises: CommandError where it failed, IntegrityError where other bytes arrived: what it made of them is unusable.
+        Raises: CommandError where it failed, IntegrityError where other bytes arrived: what it made of them is bad.
         """
         ...

@@ -226,8 +226,8 @@ def scheduled_restore(by_name: dict[str, Any], _: Any) -> None:
 
 
 def nobodys_backup(by_name: dict[str, Any], written: Any) -> None:
-    stray = {**by_name["backup-vps1"], "name": "backup-vps9", "tags": ["backup"], "entrypoint": "flows/backup_vps9.py:backup_vps9"}
-    written["deployments"].append(stray)
+    stray = {"name": "backup-vps9", "tags": ["backup"], "entrypoint": "flows/backup_vps9.py:backup_vps9"}
+    written["deployments"].append({**by_name["backup-vps1"], **stray})
 
 
 @pytest.mark.parametrize(
