@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from gxbackup import layout
+from gxbackup.copies import copies
 from gxbackup.errors import InventoryError
 from gxbackup.inventory import Inventory
 from gxbackup.model import Artifact, Catalog, HeldSnapshot
@@ -27,13 +28,9 @@ def artifact_is_held(catalog: Catalog, held: HeldSnapshot, artifact: Artifact) -
 
 
 def good_copies(catalog: Catalog, data_type: str) -> tuple[HeldSnapshot, ...]:
-    """Return the snapshots that hold all of a data type with its bytes on the remote, newest first."""
-    return tuple(
-        held
-        for held in reversed(catalog.snapshots)
-        if held.manifest.has_good(data_type)
-        and all(artifact_is_held(catalog, held, artifact) for artifact in held.manifest.of(data_type))
-    )
+    """Return the snapshots that hold all of a data type and all that it builds on, newest first; as retention does."""
+    good = [copy.held for copy in copies(catalog).values() if copy.data_type == data_type and copy.good]
+    return tuple(reversed(good))
 
 
 def due(

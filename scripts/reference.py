@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from gxbackup.inventory import (
     WatchedCronJob,
 )
 from gxbackup.model import Manifest
-from gxbackup.sources.directory import Directory
-from gxbackup.sources.docker_state import DockerState
+from gxbackup.sources import AnySource
+from gxbackup.sources.base import Source
 
 PROJECT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- protected: begin -->", "<!-- protected: end -->"
@@ -54,8 +55,7 @@ def _inventory() -> str:
         ("servers: NAME: data_types: NAME", "", DataType),
         ("watch", "", Watch),
         ("watch: cronjobs: [N]", "", WatchedCronJob),
-        ("source, kind: directory", _first_line(Directory), Directory),
-        ("source, kind: docker_state", _first_line(DockerState), DockerState),
+        *((f"source, kind: {kind.model_fields['kind'].default}", _first_line(kind), kind) for kind in _source_kinds()),
     ]
     for title, about, model in parts:
         lines += [
@@ -68,6 +68,12 @@ def _inventory() -> str:
         lines += [_field(name, schema, model) for name, schema in model.model_json_schema()["properties"].items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _source_kinds() -> list[type[Source]]:
+    """Return every kind of the closed list, by name."""
+    union, _ = typing.get_args(AnySource)
+    return sorted(typing.get_args(union), key=lambda kind: str(kind.model_fields["kind"].default))
 
 
 def _field(name: str, schema: dict[str, Any], model: type[BaseModel]) -> str:

@@ -40,6 +40,7 @@ class MainNet(Place):
             for name in NOT_HERE:
                 mainnet["data_types"].pop(name, None)
             mainnet["data_types"]["postgres-ca"]["source"].pop("docker_container")
+            mainnet["data_types"]["fabric-crypto"]["source"]["cainfo_port"] = 0  # the stand-ins answer no /cainfo
             mainnet["prune_limit"] = 1
 
         super(Place, self).create(reduce)

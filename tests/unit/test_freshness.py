@@ -35,22 +35,31 @@ def held(moment: datetime, *data_types: str, present: bool = True) -> HeldSnapsh
     )  # fmt: skip
 
 
-def due(now: datetime, *snapshots: HeldSnapshot, only: list[str] | None = None) -> tuple[str, ...]:
+def due(
+    now: datetime, *snapshots: HeldSnapshot, only: list[str] | None = None, without: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     promised = inventory.load(PROJECT / "deployments" / "inventory.yaml")
     return freshness.due(
-        Catalog(server="vps1", remote_dir="vps1-website", snapshots=snapshots), promised, "vps1", now, only
+        Catalog(server="vps1", remote_dir="vps1-website", snapshots=snapshots), promised, "vps1", now, only, without
     )
 
 
 def test_the_first_run_takes_everything() -> None:
-    assert due(SUNDAY + timedelta(days=3)) == ("website", "docker-state", "k3s-config", "ssh-keys", "system-config")
+    assert due(SUNDAY + timedelta(days=3)) == (
+        "website",
+        "docker-state",
+        "k8s-manifests",
+        "k3s-config",
+        "ssh-keys",
+        "system-config",
+    )
 
 
 @pytest.mark.parametrize("days", [1, 2, 3, 4, 5, 6])
 def test_weekly_data_types_wait_for_sunday(days: int) -> None:
     last = held(SUNDAY, "ssh-keys", "system-config")
 
-    assert due(SUNDAY + timedelta(days=days), last) == ("website", "docker-state", "k3s-config")
+    assert due(SUNDAY + timedelta(days=days), last) == ("website", "docker-state", "k8s-manifests", "k3s-config")
 
 
 def test_weekly_data_types_are_taken_on_sunday() -> None:
@@ -94,3 +103,22 @@ def test_only_takes_what_it_names_in_the_inventorys_order() -> None:
 def test_only_must_name_something_that_is_protected(only: list[str]) -> None:
     with pytest.raises(InventoryError):
         due(SUNDAY, only=only)
+
+
+def test_what_is_left_to_another_run_is_not_due() -> None:
+    assert "website" not in due(SUNDAY, without=("website",))
+    with pytest.raises(InventoryError, match="data type 'nothing-of-ours'"):
+        due(SUNDAY, without=("nothing-of-ours",))
+
+
+def test_a_differential_whose_base_is_gone_is_no_good_copy() -> None:
+    full, later = held(SUNDAY, "website"), held(SUNDAY + timedelta(days=1), "website")
+    artifact = later.manifest.artifacts[0].model_copy(update={"base": full.snapshot})
+    later = later.model_copy(update={"manifest": later.manifest.model_copy(update={"artifacts": (artifact,)})})
+
+    def good(*snapshots: HeldSnapshot) -> list[str]:
+        catalog = Catalog(server="vps1", remote_dir="vps1-website", snapshots=snapshots)
+        return [copy.snapshot for copy in freshness.good_copies(catalog, "website")]
+
+    assert good(full, later) == [later.snapshot, full.snapshot]
+    assert good(held(SUNDAY, "website", present=False), later) == []

@@ -67,8 +67,28 @@ def test_the_production_inventory_promises_what_the_design_lists() -> None:
             "system-config": (168, 90, "restore-host-config"),
         }.items()
     }
+    every_cluster = {
+        (server, "k8s-manifests"): (24, 90, "restore-k8s-manifests") for server in ("vps1", "vps2", "mainnet")
+    }
+    every_node = {
+        (f"vps{number}", f"{role}-ledger"): (24, 30, f"restore-{role}-ledger")
+        for number in (3, 4, 5)
+        for role in ("peer", "orderer")
+    }
     assert rows == {
         **every_host,
+        **every_cluster,
+        **every_node,
+        ("mainnet", "postgres-mainnet"): (6, 7, "restore-mainnet-postgres"),
+        ("mainnet", "redis-mainnet"): (6, 7, "restore-mainnet-redis"),
+        ("mainnet", "couchdb-fabric"): (24, 30, "restore-couchdb"),
+        ("mainnet", "postgres-ca"): (24, 90, "restore-ca-postgres"),
+        ("mainnet", "fabric-crypto"): (24, 90, "restore-fabric-crypto"),
+        ("mainnet", "chaincode-packages"): (168, 90, "restore-chaincode"),
+        ("mainnet", "etcd-snapshots"): (24, 30, "restore-k3s-cluster"),
+        ("vps2", "postgres-testnet"): (6, 3, "restore-testnet-postgres"),
+        ("vps2", "redis-testnet"): (6, 3, "restore-testnet-redis"),
+        ("vps2", "fabric-crypto"): (24, 90, "restore-fabric-crypto"),
         ("vps1", "website"): (24, 30, "restore-website"),
         ("vps1", "docker-state"): (24, 30, None),
         ("vps3", "docker-state"): (24, 30, None),
