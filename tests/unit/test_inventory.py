@@ -95,6 +95,7 @@ def test_the_production_inventory_promises_what_the_design_lists() -> None:
         ("vps3", "compose-config"): (24, 90, "restore-compose-config"),
     }
     assert {server: settings.remote_dir for server, settings in promised.items()} == {
+        "mainnet": "mainnet",
         "vps1": "vps1-website",
         "vps2": "vps2-devtest",
         "vps3": "mainnet-vps3",
