@@ -134,9 +134,9 @@ def test_a_sealed_file_that_is_proven_on_the_remote_makes_room_for_the_next(
     place.create()
     collect, seen = recipes.collect, {}
 
-    def look(server: str, data_type: str) -> Any:
+    def look(server: str, data_type: str, *others: Any) -> Any:
         seen[data_type] = [file.name for file in place.staging.rglob("*.age*")]
-        return collect(server, data_type)
+        return collect(server, data_type, *others)
 
     monkeypatch.setattr(recipes, "collect", look)
 
