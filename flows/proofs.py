@@ -18,7 +18,7 @@ from gxbackup.model import Catalog
 from gxbackup.proofs import Proofs
 from gxbackup.staging import staging_area
 from gxbackup.watch import Surroundings
-from tasks import host, metrics
+from tasks import deadman, host, metrics
 from tasks.catalogs import list_catalog
 from tasks.policy import speak_plainly
 from tasks.proof_pages import health_page, verdict, verification_page
@@ -54,6 +54,7 @@ def check_health() -> None:
     tell("backup-health", health_page(conditions, found, seen, clock.now()))
     metrics.of_health(conditions, found, seen)
     end(found)
+    deadman.ping(deadman.HEALTH)
 
 
 def verify_day() -> None:

