@@ -82,13 +82,13 @@ def _postgres(artifact: Artifact, plain: str) -> Steps:
             f"psql --no-psqlrc --quiet --dbname postgres --file {file}",
         )
     database = str(artifact.settings.get("database", PurePosixPath(plain).stem))
-    name = shlex.quote(database)
-    created = "" if database in EVERYWHERE else f"createdb --template template0 -- {name}\n"
+    # With its own encoding, owner and grants; two are there in every server.
+    into = f"--dbname {database}" if database in EVERYWHERE else "--create --dbname template1"
     return Steps(
         "One database, for `pg_restore` of the same or a newer PostgreSQL. An existing one of that name is in the way: "
         "rename it first (`ALTER DATABASE … RENAME TO …`), and drop it once you are content.",
         f"ls -l {file}",
-        f"{created}pg_restore --exit-on-error --dbname {name} {file}",
+        f"pg_restore --exit-on-error {into} {file}",
     )
 
 
