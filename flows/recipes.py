@@ -13,7 +13,7 @@ from gxbackup import clock, exchange, overlay, restoring, safety
 from gxbackup.errors import BackupError, IntegrityError, RestoreError
 from gxbackup.locks import locked
 from gxbackup.staging import drop, require_room, staging_area, staging_root
-from tasks import host
+from tasks import deadman, host, metrics
 from tasks.approval import approve_or_refuse
 from tasks.catalogs import list_catalog
 from tasks.checksum import checksum
@@ -97,6 +97,8 @@ def back_up(
             failure = error
         page = backup_page(manifest, seen.faults, plan, failure) + kept_copies_section(server)
         publish(f"backup-{server}", page, f"{server} {manifest.snapshot}")
+        succeeded = manifest.complete and not seen.faults and failure is None
+        metrics.of_run(server, manifest, None if seen.faults else plan, succeeded=succeeded)
 
     outcome.require_complete()
     if seen.faults:
@@ -108,6 +110,7 @@ def back_up(
     if failure is not None:
         raise failure
     get_run_logger().info("%s %s is complete and proven", server, manifest.snapshot)
+    deadman.ping(runtime.flow_run.flow_name)
     return manifest.snapshot
 
 

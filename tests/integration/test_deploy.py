@@ -47,7 +47,8 @@ class Server(Estate):
     def operate(self) -> None:
         """Pause a schedule, limit and pause a pool, add a schedule that prefect.yaml has not, and a deployment."""
         paused = self.first["backup-vps4"]
-        self.patch(f"/deployments/{paused['id']}/schedules/{paused['schedules'][0]['id']}", {"active": False})
+        (daily,) = (schedule for schedule in paused["schedules"] if schedule["slug"] == "daily")
+        self.patch(f"/deployments/{paused['id']}/schedules/{daily['id']}", {"active": False})
         self.patch("/work_pools/vps4", {"is_paused": True, "concurrency_limit": 3})
         website = self.first["restore-website"]
         forgotten = {"slug": "forgotten", "schedule": {"cron": "* * * * *", "timezone": "UTC"}, "active": True}
@@ -106,7 +107,8 @@ def test_a_second_deploy_makes_nothing_twice(server: Server) -> None:
 def test_what_an_operator_paused_or_limited_stays_so_and_is_told(server: Server) -> None:
     pool = server.pools()["vps4"]
 
-    assert server.deployments()["backup-vps4"]["schedules"][0]["active"] is False
+    active = {one["slug"]: one["active"] for one in server.deployments()["backup-vps4"]["schedules"]}
+    assert active == {"daily": False, "orderers": True}
     assert (pool["is_paused"], pool["concurrency_limit"]) == (True, 3)
     assert "deployment backup-vps4: schedule daily: paused by an operator, left paused" in server.said_at_second
 
