@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from flows.recipes import tell
-from gxbackup.locks import locked
+from flows.recipes import locked_by_restore, tell
 from gxbackup.staging import staging_area
 from tasks import host
 from tasks.approval import approve_or_refuse
@@ -47,6 +46,6 @@ def restore_data(
             return
         tell(key, page)
         approve_or_refuse(target, page, approve)
-        with locked(host.inventory().remote.path, server, f"restore of {data_type}"):
+        with locked_by_restore(server, data_type):
             done = apply_data(server, work)
     tell(key, page + "".join(f"- {line}\n" for line in done))

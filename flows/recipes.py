@@ -62,9 +62,7 @@ def back_up(
     """
     speak_plainly()
     remote_path = host.inventory().remote.path
-    promised = host.inventory().server(server).data_types
-    if rpo_hours is not None and only is None:
-        only = [name for name, promise in promised.items() if promise.rpo_hours <= rpo_hours]
+    only = _promised_so_often(server, rpo_hours) if only is None else only
     with locked(remote_path, server, f"backup of {server}"), staging_area(server) as area:
         seen = survey(server, only, without or [], area)
         if not seen.due:
@@ -79,9 +77,11 @@ def back_up(
                         try:
                             artifact = checksum(server, data_type, seen.snapshot, sealed, area)
                             if rpo_hours is not None:
-                                artifact = reuse(data_type, artifact, seen.last_good.get(artifact.path))
-                            upload(data_type, seen.remote_dir, seen.snapshot, [artifact], area)
-                            verify(data_type, seen.remote_dir, seen.snapshot, [artifact])
+                                earlier = seen.last_good.get(artifact.path)
+                                artifact = reuse(data_type, seen.remote_dir, artifact, earlier)
+                            if artifact.held_in is None:
+                                upload(data_type, seen.remote_dir, seen.snapshot, [artifact], area)
+                                verify(data_type, seen.remote_dir, seen.snapshot, [artifact])
                         finally:
                             drop(area, [part.path for part in sealed.parts])
                         outcome.artifacts.append(artifact)
@@ -112,6 +112,13 @@ def back_up(
     get_run_logger().info("%s %s is complete and proven", server, manifest.snapshot)
     deadman.ping(runtime.flow_run.flow_name)
     return manifest.snapshot
+
+
+def _promised_so_often(server: str, rpo_hours: float | None) -> list[str] | None:
+    promised = host.inventory().server(server).data_types
+    if rpo_hours is None:
+        return None
+    return [name for name, promise in promised.items() if promise.rpo_hours <= rpo_hours]
 
 
 def restore_tree(
@@ -153,7 +160,7 @@ def restore_tree(
             page = restore_page([chosen], str(where), mode, restoring.in_words(difference(prepared, where)))
             tell(key, page)
             approve_or_refuse(str(where), page, approve)
-            with _locked_by_restore(server, data_type):
+            with locked_by_restore(server, data_type):
                 before = put_in_place(prepared, where)
     kept = f"what was there lies in {before}" if before else "nothing was there before"
     if restart_container and str(where) == restoring.origin(chosen):
@@ -222,7 +229,7 @@ def restore_overlay(
         approve_or_refuse(str(root), page, approve)
         kept: list[Path] = []
         restore = token_hex(8)
-        with _locked_by_restore(server, ", ".join(plans)):
+        with locked_by_restore(server, ", ".join(plans)):
             if undone := recover_overlay(root, safety_dir):
                 raise RestoreError(
                     f"{root}: a restore that was killed has been put back first, from {', '.join(map(str, undone))}",
@@ -268,7 +275,8 @@ def prune_by_hand(server: str, dry_run: bool, confirm: str | None) -> None:
     tell(f"prune-{server}", prune_page(server, plan, dry_run) + kept_copies_section(server))
 
 
-def _locked_by_restore(server: str, what: str) -> AbstractContextManager[None]:
+def locked_by_restore(server: str, what: str) -> AbstractContextManager[None]:
+    """Hold a server for a restore that a person approved; a backup that is on is waited for."""
     return locked(
         host.inventory().remote.path, server, f"restore of {what}",
         wait_seconds=_SECONDS_FOR_A_BACKUP_TO_END, tell=get_run_logger().warning,

@@ -15,7 +15,9 @@ from gxbackup.inventory import DataType
 from gxbackup.model import Artifact, Part, SealedFile
 
 
-def confirm(sealed: SealedFile, area: Path, data_type: DataType, snapshot: str) -> Artifact:
+def confirm(
+    sealed: SealedFile, area: Path, data_type: DataType, snapshot: str, recipients: tuple[str, ...]
+) -> Artifact:
     """
     Read a sealed file back from staging, compare it with the hashes taken in flight, and write its manifest entry.
 
@@ -37,6 +39,7 @@ def confirm(sealed: SealedFile, area: Path, data_type: DataType, snapshot: str) 
         settings=sealed.capture.settings,
         evidence=sealed.evidence,
         base=sealed.capture.base,
+        recipients=recipients,
         set_id=f"{data_type.set_name}/{snapshot}" if data_type.set_name else None,
     )
 
@@ -45,9 +48,12 @@ def reused(artifact: Artifact, earlier: Artifact | None) -> Artifact | None:
     """
     Return the entry that refers to an earlier artifact's files where the content is the same, else None.
 
-    `earlier` names where its files lie in `held_in`. The evidence stays the new one: it was taken now.
+    `earlier` names where its files lie in `held_in`. The evidence stays the new one: it was taken now. A file that was
+    sealed to other recipients is another one: a key that was lost or stolen must not live on in it.
     """
-    if earlier is None or earlier.path != artifact.path or _content(earlier) != _content(artifact):
+    if earlier is None or earlier.path != artifact.path or earlier.recipients != artifact.recipients:
+        return None
+    if _content(earlier) != _content(artifact):
         return None
     return artifact.model_copy(
         update={

@@ -98,6 +98,7 @@ class Artifact(Frozen):
         default=None, description="the older snapshot whose equal file this is; nothing was sent again"
     )
     set_id: str | None = Field(default=None, description="artifacts of one set are kept and dropped together")
+    recipients: tuple[str, ...] = Field(default=(), description="the age public keys that it is sealed to")
 
 
 class Missing(Frozen):

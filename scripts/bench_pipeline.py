@@ -66,7 +66,7 @@ def pipeline(server: str, name: str) -> dict[str, float]:
                     stream, capture, path, area, inventory.recipients.required(), inventory.zstd_level,
                     inventory.remote.part_size_bytes,
                 )  # fmt: skip
-            artifact = checking.confirm(sealed, area, promise, snapshot)
+            artifact = checking.confirm(sealed, area, promise, snapshot, inventory.recipients.required())
             names = [part.path for part in artifact.parts]
             remote.upload(area, names, layout.in_snapshot(folder, snapshot), may_move=True,
                           expected={part.path: (part.size_bytes, part.sha256) for part in artifact.parts})  # fmt: skip

@@ -15,4 +15,6 @@ from tasks.policy import BULK
 @task(task_run_name="checksum {data_type}: {sealed.capture.name}", **BULK)
 def checksum(server: str, data_type: str, snapshot: str, sealed: SealedFile, area: Path) -> Artifact:
     """Read the sealed file back from staging, compare, and write its manifest entry."""
-    return checking.confirm(sealed, area, host.inventory().data_type(server, data_type), snapshot)
+    inventory = host.inventory()
+    promise = inventory.data_type(server, data_type)
+    return checking.confirm(sealed, area, promise, snapshot, inventory.recipients.required())

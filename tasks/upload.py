@@ -14,10 +14,8 @@ from tasks.policy import BULK
 
 @task(task_run_name="upload {data_type}", **BULK)
 def upload(data_type: str, remote_dir: str, snapshot: str, artifacts: list[Artifact], area: Path) -> None:
-    """Send a data type's files; what is held already, or was sent before a retry, is not sent again."""
-    parts = [part for artifact in artifacts if artifact.held_in is None for part in artifact.parts]
-    if not parts:
-        return
+    """Send a data type's files; a retry sends only what is not there and equal already."""
+    parts = [part for artifact in artifacts for part in artifact.parts]
     with report.TransferProgress(f"upload {data_type}") as progress:
         host.remote().upload(
             area,

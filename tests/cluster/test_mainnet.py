@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flows.restore_mainnet_redis import restore_mainnet_redis
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.backup_mainnet import backup_mainnet
 from flows.backup_mainnet_incremental import backup_mainnet_incremental
+from flows.drill_disaster_recovery import drill_disaster_recovery
 from flows.restore_fabric_crypto import restore_fabric_crypto
 from flows.restore_k8s_manifests import restore_k8s_manifests
 from flows.restore_mainnet_postgres import restore_mainnet_postgres
+from flows.restore_mainnet_redis import restore_mainnet_redis
 from gxbackup.adapters.cluster import Cluster
 from gxbackup.errors import IncompleteBackupError
 from gxbackup.model import Manifest
@@ -28,6 +29,9 @@ from tests.flows.conftest import Place
 pytestmark = pytest.mark.cluster
 # The cluster's API server is not K3s, so that there is no datastore of K3s to save; it has no CouchDB.
 NOT_HERE = ("etcd-snapshots", "couchdb-fabric")
+PROTECTED = {
+    "postgres-mainnet", "redis-mainnet", "fabric-crypto", "postgres-ca", "k8s-manifests", "chaincode-packages",
+}  # fmt: skip
 MEBIBYTE = 1024**2
 
 
@@ -42,6 +46,7 @@ class MainNet(Place):
             mainnet["data_types"]["postgres-ca"]["source"].pop("docker_container")
             mainnet["data_types"]["fabric-crypto"]["source"]["cainfo_port"] = 0  # the stand-ins answer no /cainfo
             mainnet["prune_limit"] = 1
+            document["servers"] = {"mainnet": mainnet}
 
         super(Place, self).create(reduce)
         self.play("vps3")
@@ -87,9 +92,7 @@ def test_every_data_type_is_in_one_complete_signed_snapshot(mainnet: MainNet, sn
     manifest = mainnet.manifest(snapshot)
 
     assert manifest.complete
-    assert set(manifest.data_types()) == {
-        "postgres-mainnet", "redis-mainnet", "fabric-crypto", "postgres-ca", "k8s-manifests", "chaincode-packages",
-    }  # fmt: skip
+    assert set(manifest.data_types()) == PROTECTED
     assert len(manifest.of("fabric-crypto")) == len(("root", "org1", "org2", "orderer", "tls")) + len(("Secrets",))
     assert (mainnet.remote / "mainnet" / snapshot / "manifest.json.sig").exists()
 
@@ -186,6 +189,21 @@ def test_the_page_beside_the_snapshot_brings_the_databases_back_with_nothing_of_
             restored = [name for (name,) in session.ask("SELECT relname FROM pg_stat_user_tables ORDER BY 1;")]
 
     assert restored == tables()
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_figures(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    live = (sql("select pg_postmaster_start_time()"), redis("DBSIZE"))
+
+    with caplog.at_level("INFO"):
+        drill_disaster_recovery()
+
+    (page,) = (record.getMessage() for record in caplog.records if "# Disaster recovery drill" in record.getMessage())
+    for data_type in PROTECTED:
+        assert data_type in page
+    assert (sql("select pg_postmaster_start_time()"), redis("DBSIZE")) == live
 
 
 def test_a_pod_that_is_gone_costs_its_own_data_type_and_no_other(mainnet: MainNet) -> None:

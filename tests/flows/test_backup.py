@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from prefect import flow
 
 from flows.backup_vps1 import backup_vps1
+from flows.recipes import back_up
 from gxbackup import clock
 from gxbackup.errors import (
     BackupError,
@@ -62,6 +65,51 @@ def test_each_manifest_names_the_one_before_it(place: Place) -> None:
     assert previous is not None
     assert previous.snapshot == first.name
     assert manifest_of(first).sha256() == previous.sha256
+
+
+@flow
+def backup_often() -> str:
+    return back_up("vps1", rpo_hours=24)
+
+
+def test_what_has_not_changed_is_referred_to_and_only_what_has_is_sent(place: Place) -> None:
+    first = backup_vps1()
+    (place.site / "added.html").write_text("new\n")
+
+    backup_often()
+
+    second = place.snapshots()[-1]
+    assert {artifact.data_type: artifact.held_in for artifact in manifest_of(second).artifacts} == {
+        "website": None,
+        "system-config": first,
+    }
+    assert [path.name for path in (second / "files").iterdir()] == ["website"]
+
+
+def test_an_earlier_copy_that_the_remote_damaged_is_not_referred_to_but_sent_anew(place: Place) -> None:
+    backup_vps1()
+    (sealed,) = place.snapshots()[0].rglob("website.tar.zst.age")
+    content = bytearray(sealed.read_bytes())
+    content[len(content) // 2] ^= 1
+    sealed.write_bytes(content)
+
+    backup_often()
+
+    (website, config) = manifest_of(place.snapshots()[-1]).artifacts
+    assert website.held_in is None
+    assert config.held_in is not None
+
+
+def test_what_was_sealed_to_other_recipients_is_sealed_anew(place: Place) -> None:
+    backup_vps1()
+    document = yaml.safe_load(place.inventory_file.read_text())
+    document["recipients"]["rehearsal"] = place._age_key("another")
+    place.inventory_file.write_text(yaml.safe_dump(document))
+    place.play("vps1")
+
+    backup_often()
+
+    assert [artifact.held_in for artifact in manifest_of(place.snapshots()[-1]).artifacts] == [None, None]
 
 
 def test_a_missing_path_costs_no_other_data_type_its_backup_and_ends_red(place: Place) -> None:
