@@ -66,6 +66,7 @@ class Estate:
         self.remote.mkdir(exist_ok=True)
         document = yaml.safe_load((PROJECT / "deployments" / "inventory.yaml").read_text(encoding="utf-8"))
         document["remote"]["path"] = str(self.remote)
+        document["watch"] = {"cronjobs": []}  # there is no cluster here
         document["recipients"] = {"recovery": self._age_key("recovery"), "rehearsal": self._age_key("rehearsal")}
         for host in HOSTS:
             key = signing.make_key(self.signing_key(host))

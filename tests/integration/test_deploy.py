@@ -28,10 +28,21 @@ class Server(Estate):
         return self.run(*DEPLOY).stdout
 
     def post(self, path: str, body: Any) -> Any:
-        return httpx.post(f"{self.url}{path}", json=body, timeout=30).raise_for_status().json()
+        return self.ask("POST", path, body).json()
 
     def patch(self, path: str, body: Any) -> None:
-        httpx.patch(f"{self.url}{path}", json=body, timeout=30).raise_for_status()
+        self.ask("PATCH", path, body)
+
+    def ask(self, method: str, path: str, body: Any) -> httpx.Response:
+        """Ask until the server takes it: with SQLite a busy one answers 503."""
+        answers: list[httpx.Response] = []
+
+        def taken() -> bool:
+            answers.append(httpx.request(method, f"{self.url}{path}", json=body, timeout=30))
+            return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
+
+        await_condition(f"{method} {path}", taken, 60)
+        return answers[-1].raise_for_status()
 
     def deployments(self) -> dict[str, Any]:
         return {deployment["name"]: deployment for deployment in self.post("/deployments/filter", {})}
