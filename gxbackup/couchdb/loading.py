@@ -46,6 +46,20 @@ def load(client: CouchClient, lines: Iterable[bytes], target: Callable[[str], st
     return made
 
 
+def held(lines: Iterable[bytes]) -> list[str]:
+    """Return the databases that a dump holds, by the lines that they begin with."""
+    found: list[str] = []
+    prefix = opening("", "doc")
+    for line in lines:
+        if line.startswith(prefix):
+            continue
+        told = json.loads(line)
+        if "security" in told:
+            found.append(told["database"])
+            prefix = opening(told["database"], "doc")
+    return found
+
+
 def drop(client: CouchClient, database: str) -> None:
     """Drop a database; none of that name is as good."""
     client.request("DELETE", path_of(database), also=(404,))

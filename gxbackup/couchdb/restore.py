@@ -7,51 +7,19 @@ refuse its ledger while it looks healthy; and a savepoint newer than its data hi
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from gxbackup import clock
 from gxbackup.couchdb.client import CouchClient
-from gxbackup.couchdb.dump import Dump, in_order
-from gxbackup.couchdb.loading import compare, drop, load
+from gxbackup.couchdb.dump import in_order
+from gxbackup.couchdb.loading import compare, drop, held, load
+from gxbackup.couchdb.safety import Safety, finish, there_before
 from gxbackup.errors import BackupError, RestoreError, RestoreRefusedError
 from gxbackup.model import Evidence
 
-UNFINISHED = ".unfinished"
-COPY_BYTES = 1024 * 1024
 INTERNAL = "fabric__internal"
 _HEIGHT = re.compile(r'^ledger_blockchain_height\{[^}]*channel="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Safety:
-    """Where the copy of what is there goes, and whether `_local` documents are in it."""
-
-    folder: Path
-    with_local: bool
-
-    def copy(self, client: CouchClient, names: list[str], label: str) -> Path:
-        """Return the copy: a dump, whole before it has its name; that of a killed run where there is one."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stem = f"couchdb-{label.replace('/', '-')}-"
-        for left in sorted(self.folder.glob(f"{stem}*{UNFINISHED}")):
-            return left
-        copy = self.folder / f"{stem}{clock.now():%Y%m%d_%H%M%S}.jsonl{UNFINISHED}"
-        half = self.folder / f"{stem}half"
-        there = in_order([name for name in client.get("/_all_dbs") if name in names])
-        stream = Dump(client, there, self.with_local, label)
-        with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - its mode
-            for piece in _pieces(stream):
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        if there and (short := stream.finish().shortfalls):
-            raise RestoreError(f"{label}: what is there could not be copied whole: {short[0]}", "nothing was touched")
-        half.rename(copy)
-        return copy
 
 
 def is_fabric(database: str, channels: Iterable[str]) -> bool:
@@ -104,19 +72,21 @@ def put_documents(
     """
     Replace databases by those of a dump, as of its revisions, and compare; undone on failure.
 
-    What is there is copied first; the copy of a run that was killed is the one that counts. Raises: RestoreError.
+    What is there is copied first; the copy of a run that was killed is the one that counts. Raises: RestoreError;
+    RestoreRefusedError before anything is touched, see `Safety.copy`, and where the dump lacks one of the databases.
     """
     databases = evidence.get("databases")
     assert isinstance(databases, dict), "the heights were compared"
     names = {name: name for name in databases if wanted(name)}
-    copy = safety.copy(client, list(names), label)
+    _require_held(dump, names)
+    copy = safety.copy(client, list(names), evidence, label)
     try:
-        _load(client, dump, names)
+        _load(client, dump, names, names)
         told = compare(client, evidence, names, label)
     except BaseException as error:
         said = error.message if isinstance(error, BackupError) else f"{type(error).__name__}: {error}"
         try:
-            _load(client, copy, names)
+            _load(client, copy, names, there_before(copy))
         except BackupError as second:
             raise RestoreError(
                 f"{label}: restore failed: {said}; and what was there could not be put back: {second.message}",
@@ -126,13 +96,16 @@ def put_documents(
         if not isinstance(error, Exception):
             raise
         raise RestoreError(f"{label}: restore failed, and what was there is back: {said}") from None
-    kept = copy.with_name(copy.name.removesuffix(UNFINISHED))
-    copy.rename(kept)
-    return [*told, f"what was there lies in {kept}"]
+    return [*told, f"what was there lies in {finish(copy)}"]
 
 
-def _load(client: CouchClient, dump: Path, names: Iterable[str]) -> None:
-    """Fill databases, the savepoints last: a savepoint beside data that is not all there would hide it for good."""
+def _load(client: CouchClient, dump: Path, names: Iterable[str], expected: Iterable[str]) -> None:
+    """
+    Fill databases, the savepoints last: a savepoint beside data that is not all there would hide it for good.
+
+    Raises: RestoreRefusedError before one is dropped, where the file lacks one of those expected in it.
+    """
+    _require_held(dump, expected)
     wanted = in_order(list(names))
     for database in wanted:
         drop(client, database)
@@ -142,10 +115,13 @@ def _load(client: CouchClient, dump: Path, names: Iterable[str]) -> None:
             load(client, lines, {name: name for name in some}.get)
 
 
-def _pieces(stream: Dump) -> Iterator[bytes]:
-    buffer = bytearray(COPY_BYTES)
-    while count := stream.readinto(memoryview(buffer)):
-        yield bytes(buffer[:count])
+def _require_held(dump: Path, expected: Iterable[str]) -> None:
+    with dump.open("rb") as lines:
+        found = held(lines)
+    if missing := [name for name in expected if name not in found]:
+        raise RestoreRefusedError(
+            f"{dump.name}: expected database {missing[0]} in it, seen {', '.join(found) or 'none'}"
+        )
 
 
 def _number(height: object) -> int:

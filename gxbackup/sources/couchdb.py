@@ -18,6 +18,7 @@ from gxbackup.couchdb import restore
 from gxbackup.couchdb.client import CouchClient, path_of
 from gxbackup.couchdb.dump import SAVEPOINT, Dump, in_order
 from gxbackup.couchdb.loading import compare, load
+from gxbackup.couchdb.safety import Safety
 from gxbackup.errors import (
     BackupError,
     EmptyArtifactError,
@@ -157,7 +158,7 @@ class CouchDB(Restorable):
         with self._client(host) as client, self._peers_stopped(host):
             if _method(work) == "rebuild":
                 return restore.rebuild(client, [name for name in client.get("/_all_dbs") if wanted(name)])
-            safety = restore.Safety(work.safety_dir, self.local_documents)
+            safety = Safety(work.safety_dir, self.target(work), self.local_documents)
             return restore.put_documents(client, opened.file, wanted, evidence, safety, work.data_type)
 
     @contextmanager

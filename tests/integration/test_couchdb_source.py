@@ -511,6 +511,75 @@ def test_a_restore_of_documents_that_was_killed_ends_well_when_it_is_run_again(
     assert target.get(path_of("gxchannel_", "statedb_savepoint"))["BlockNum"] == 76
 
 
+def cut(kind: CouchDB, given: Work, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a restore that ends, as killed, where this function of the restore is called."""
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restore, name, killed)
+        with pytest.raises(Killed):
+            kind.apply(HOST, given)
+
+
+def test_the_copy_of_a_killed_restore_of_other_databases_is_not_taken_for_these(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, options = taken(couch), {"method": "documents", "peer_height": 77}
+    some = work(tmp_path / "area", *state, **options, databases=["gxchannel_", "gxchannel_gx"])
+    every = work(tmp_path / "area", *state, **options)
+    with_state(couch, target)
+    cut(source(target), some, "_load", monkeypatch)
+    loading.drop(target, "gxchannel_")  # so far it had come
+    before = target.get("/_all_dbs")
+
+    with pytest.raises(RestoreRefusedError, match="seen gxchannel_, gxchannel_gx of http"):
+        source(target).apply(HOST, every)
+    elsewhere = source(target).model_copy(update={"url": url_of(target) + "/"})
+    with pytest.raises(RestoreRefusedError, match="expected it to be of http"):
+        elsewhere.apply(HOST, some)
+
+    assert target.get("/_all_dbs") == before
+    source(target).apply(HOST, some)
+    source(target).apply(HOST, every)
+
+
+def test_a_restore_that_was_killed_once_all_was_there_does_not_bring_its_old_copy_back(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture, dump, end = taken(couch)
+    options = {"method": "documents", "peer_height": 77}
+    with_state(couch, target)
+    cut(source(target), work(tmp_path / "area", capture, dump, end, **options), "finish", monkeypatch)
+    put(target, "gxchannel_gx", revision("since", "aa"))
+    broken = dump.replace(b'"_id":"bin1"', b'"_id":"_bad"')
+    given = work(tmp_path / "area", capture, broken, end, **options)
+
+    with pytest.raises(RestoreError, match="restore failed, and what was there is back"):
+        source(target).apply(HOST, given)
+
+    assert target.get(path_of("gxchannel_", "statedb_savepoint"))["BlockNum"] == 76
+    assert target.get(path_of("gxchannel_gx", "since"))["_rev"] == "1-aa"
+    [kept] = given.safety_dir.iterdir()
+    assert b'"BlockNum":90' in kept.read_bytes()
+
+
+def test_a_dump_without_one_of_its_databases_is_refused_before_any_is_dropped(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient
+) -> None:
+    capture, dump, end = taken(couch)
+    short = b"".join(line for line in dump.splitlines(True) if b'"database":"gxchannel_lscc"' not in line)
+    given = work(tmp_path / "area", capture, short, end, method="documents", peer_height=77)
+    with_state(couch, target)
+
+    with pytest.raises(RestoreRefusedError, match="expected database gxchannel_lscc in it"):
+        source(target).apply(HOST, given)
+
+    assert target.get(path_of("gxchannel_", "statedb_savepoint"))["BlockNum"] == 90
+    assert not given.safety_dir.exists()
+
+
 def test_the_order_puts_savepoints_first_and_system_databases_last() -> None:
     assert in_order(["_users", "b_x", "b_", "a_x", "a_", "fabric__internal"]) == [
         "a_", "b_", "a_x", "b_x", "fabric__internal", "_users",
