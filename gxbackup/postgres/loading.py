@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gxbackup.errors import BackupError, CommandError, RestoreRefusedError
+from gxbackup.model import Frozen
 from gxbackup.postgres.script import of_database, unquoted
 from gxbackup.postgres.server import Server, connection, explained
 
@@ -21,9 +22,9 @@ LIST_BYTES = 64 * 1024**2
 _COPY_BYTES = 1024**2
 _PREFIX = "gx-restore."
 # What a killed restore left is ours to remove: only one restore to a server is on at a time.
-# What a killed restore left is ours to remove: only one restore to a server is on at a time.
 _PREPARE = """umask 077; cd "${TMPDIR:-/tmp}" || exit
-find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && mktemp -d "$PWD/$1XXXXXXXX" && nproc && df -Pk ."""
+find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && mktemp -d "$PWD/$1XXXXXXXX" && nproc &&
+df -Pk "$2" && df -Pk ."""
 _KEEP = 'cat >"$1"'
 # `3436; 0 0 COMMENT - DATABASE app app`, `3435; 1262 16386 DATABASE - app app`: numbers, kind, what it is about.
 _ABOUT_THE_DATABASE = r"""list=$2; pg_restore --list --create "$1" >"$list" &&
@@ -32,15 +33,23 @@ pg_restore --create --use-list="$list.database" --file=- "$1" """
 _TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTALL)
 
 
-def load(server: Server, file: Path, database: str, table: str | None) -> str:
+class Room(Frozen):
+    """What a restore may fill: the server's own folder, and how much its disk must still take; spare is extra."""
+
+    folder: str
+    to_come_bytes: int
+
+
+def load(server: Server, file: Path, database: str, table: str | None, room: Room) -> str:
     """
     Read an archive into an empty database and stop at the first error; with a table: all definitions, just its rows.
 
+    The archive is copied into the place only where that leaves the server the room it needs; else it is streamed.
     Returns the SQL that belongs to the captured database itself, under its own name: grants, settings, its comment.
     Raises: CommandError with pg_restore's own words; the database is then half made.
     """
     words = ["pg_restore", "--exit-on-error", "--no-password", f"--dbname={connection(database)}"]
-    with _prepared(server, file) as (folder, jobs, has_room):
+    with _prepared(server, file, room) as (folder, jobs, has_room):
         there = _put(server, file, folder) if has_room else None
         if table is not None:
             schema, name = _parts(table)
@@ -57,24 +66,33 @@ def load(server: Server, file: Path, database: str, table: str | None) -> str:
 
 def free_bytes(server: Server, folder: str) -> int:
     """Return how much room the disk of a folder of the place has."""
-    return _free_bytes(server.place.run(["df", "-Pk", folder], timeout_seconds=60).text().splitlines())
+    told = server.place.run(["df", "-Pk", folder], timeout_seconds=60).text().splitlines()
+    return _disk_bytes(told[-1])[1]
 
 
-def _free_bytes(told: Sequence[str]) -> int:
-    return int(told[-1].split()[-3]) * 1024
+def _disk_bytes(told: str) -> tuple[int, int]:
+    """Return how large a disk is, and how much of it is free, as a line of `df -Pk` tells."""
+    words = told.split()
+    return int(words[-5]) * 1024, int(words[-3]) * 1024
 
 
 @contextmanager
-def _prepared(server: Server, file: Path) -> Iterator[tuple[str, int, bool]]:
+def _prepared(server: Server, file: Path, room: Room) -> Iterator[tuple[str, int, bool]]:
     """Give a private folder in the place, how many jobs its processors bear, and whether there is room for the file."""
     if server.reads_our_files:
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             yield folder, min(JOBS_LIMIT, os.cpu_count() or 1), True
         return
-    told = server.place.run(["sh", "-c", _PREPARE, "sh", _PREFIX], timeout_seconds=60).text().splitlines()
+    words = ["sh", "-c", _PREPARE, "sh", _PREFIX, room.folder]
+    told = server.place.run(words, timeout_seconds=60).text().splitlines()
     folder = told[0]
+    size_bytes, free_bytes = _disk_bytes(told[-1])
+    needed_bytes = file.stat().st_size + SPARE_BYTES
+    # A container's own files are an overlay, which names no device: what is as large as the server's disk lies on it.
+    if size_bytes == _disk_bytes(told[3])[0]:
+        needed_bytes += room.to_come_bytes
     try:
-        yield folder, min(JOBS_LIMIT, int(told[1])), _free_bytes(told) >= file.stat().st_size + SPARE_BYTES
+        yield folder, min(JOBS_LIMIT, int(told[1])), free_bytes >= needed_bytes
     finally:
         with suppress(BackupError):  # swept by the next restore
             server.place.run(["rm", "-rf", folder], timeout_seconds=600)

@@ -26,13 +26,19 @@ def require_fit(seen: Overview, archives: Sequence[Archive]) -> None:
             )
 
 
+def to_come_bytes(seen: Overview, archives: Sequence[Archive]) -> int:
+    """Return how much filling these databases takes of the server's disk: they, and what of its log is kept."""
+    size_bytes = sum(archive.size_bytes() for archive in archives)
+    return size_bytes + min(size_bytes, seen.wal_limit_bytes)
+
+
 def require_room(server: Server, seen: Overview, archives: Sequence[Archive]) -> None:
     """Raise RestoreRefusedError where the server's disk cannot hold the databases beside the live ones."""
-    needed_bytes = sum(archive.size_bytes() for archive in archives) + loading.SPARE_BYTES
+    needed_bytes = to_come_bytes(seen, archives) + loading.SPARE_BYTES
     free_bytes = loading.free_bytes(server, seen.data_directory)
     if free_bytes < needed_bytes:
         raise RestoreRefusedError(
             f"{seen.label}: {seen.data_directory}: expected {needed_bytes} bytes free for the databases beside the "
-            f"live ones, seen {free_bytes}",
+            f"live ones and for the log of filling them, seen {free_bytes}",
             "make room, or put back one database after the other with `databases`",
         )

@@ -88,11 +88,12 @@ class Restore:
         properties: list[str] = []
         try:
             self._make_roles(new)
-            for archive in wanted:
+            for done, archive in enumerate(wanted):
                 beside = beside_name(self.to or archive.database)
                 made.append(beside)
                 said += self._create(archive, beside)
-                properties.append(loading.load(self.server, archive.file, beside, self.table))
+                room = self._room(wanted[done:])
+                properties.append(loading.load(self.server, archive.file, beside, self.table, room))
                 said.append(self._compare(archive, beside))
             names = {beside_name(self.to or one.database): self.to or one.database for one in wanted}
             replaced = {name: before_name(name) for name in names.values() if name in self.seen.databases}
@@ -133,6 +134,10 @@ class Restore:
         refusals.require_fit(self.seen, archives)
         if not self.is_scratch:
             refusals.require_room(self.server, self.seen, archives)
+
+    def _room(self, to_come: Sequence[Archive]) -> loading.Room:
+        bytes_to_come = refusals.to_come_bytes(self.seen, to_come)
+        return loading.Room(folder=self.seen.data_directory, to_come_bytes=bytes_to_come)
 
     def _new_roles(self) -> NewRoles:
         location = self._location if self.is_scratch else None

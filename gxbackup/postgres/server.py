@@ -37,6 +37,7 @@ _DATABASES = """SELECT to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyi
   FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace ORDER BY datname;"""
 _FACTS = """SELECT jsonb_build_object('version', current_setting('server_version'), 'home', current_database(),
   'data_directory', current_setting('data_directory', true),
+  'wal_limit_bytes', pg_size_bytes(current_setting('max_wal_size')),
   'roles', (SELECT jsonb_agg(rolname) FROM pg_roles), 'tablespaces', (SELECT jsonb_agg(spcname) FROM pg_tablespace),
   'extensions', (SELECT jsonb_agg(name) FROM pg_available_extensions));"""
 # What PostgreSQL's programs say → what a person can do, and whether trying again can help.
@@ -133,6 +134,7 @@ class Overview:
     version: str
     home: str
     data_directory: str
+    wal_limit_bytes: int
     roles: list[str]
     tablespaces: list[str]
     extensions: list[str]

@@ -13,15 +13,19 @@ from typing import Any
 import pytest
 
 from gxbackup.adapters.host import Host
+from gxbackup.adapters.places import LocalPlace
 from gxbackup.errors import IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.postgres import loading
 from gxbackup.postgres.archive import beside_name
+from gxbackup.scratch.postgres import programs
 from gxbackup.sources.base import Opened
 from gxbackup.sources.postgres import Postgres
 from tests.integration.postgres_server import APP, Protected, backed_up, host_with, only, work_of
 
 SOURCE = Postgres(namespace="backend-mainnet", pod="postgres-0", lock_timeout_seconds=0.3)
 LIVE = "live app"
+# As for a /tmp of its own disk, which is full.
+DF = 'case "$2" in .) echo "h\ntmpfs {total} 1 {free} 1% /tmp" ;; *) exec /bin/df "$@" ;; esac'
 
 
 @pytest.fixture
@@ -66,6 +70,16 @@ def about(postgres: Protected) -> dict[str, Any]:
       FROM pg_database d WHERE datname = '{LIVE}'"""
     found: dict[str, Any] = json.loads(postgres.psql(sql))
     return found
+
+
+def with_programs(postgres: Protected, folder: Path, **scripts: str) -> LocalPlace:
+    """Return the server's place, in which these programs are found first."""
+    found_first = folder / "bin"
+    found_first.mkdir()
+    for name, script in scripts.items():
+        (found_first / name).write_text(f"#!/bin/sh\n{script}\n")
+        (found_first / name).chmod(0o755)
+    return postgres.place(PATH=f"{found_first}:{postgres.env()['PATH']}")
 
 
 def changed(opened: tuple[Opened, ...], **evidence: Any) -> tuple[Opened, ...]:
@@ -158,11 +172,8 @@ def test_a_restore_that_fails_leaves_everything_as_it_was(
 def test_a_restore_killed_in_the_middle_and_run_again_ends_well(
     postgres: Protected, held: tuple[Opened, ...], tmp_path: Path
 ) -> None:
-    stuck = tmp_path / "bin" / "pg_restore"
-    stuck.parent.mkdir()
-    stuck.write_text("#!/bin/sh\necho begun >" + str(tmp_path / "begun") + "\nexec sleep 600\n")
-    stuck.chmod(0o755)
-    slow = host_with(pod=postgres.place(PATH=f"{stuck.parent}:{postgres.env()['PATH']}"))
+    stuck = with_programs(postgres, tmp_path, pg_restore=f"echo begun >{tmp_path}/begun; exec sleep 600")
+    slow = host_with(pod=stuck)
     work = work_of(SOURCE, held, tmp_path)
     child = os.fork()
     if not child:
@@ -185,15 +196,36 @@ def test_a_restore_killed_in_the_middle_and_run_again_ends_well(
 
 
 def test_without_room_for_the_file_the_archive_is_streamed(
-    postgres: Protected, host: Host, held: tuple[Opened, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "LIST_BYTES", 1024**2)
-    monkeypatch.setattr(loading, "_free_bytes", lambda told: 0 if "gx-restore." in told[0] else 10 * 2**40)
+    place = with_programs(postgres, tmp_path, df=DF.format(free=0, total=1000))
 
-    said = SOURCE.apply(host, work_of(SOURCE, held, tmp_path))
+    said = SOURCE.apply(host_with(pod=place), work_of(SOURCE, held, tmp_path))
 
     assert said[0].startswith(f"{LIVE}: evidence equal")
     assert list(Path("/tmp").glob("gx-restore.*")) == []
+
+
+@pytest.mark.parametrize(("tmp_disk_kib", "is_copied"), [(2**40, False), (2**40 - 1, True)])
+def test_an_archive_is_copied_only_where_the_servers_own_disk_keeps_the_room_it_needs(
+    postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, tmp_disk_kib: int, is_copied: bool
+) -> None:
+    archive = only(held, LIVE)
+    enough_for_the_databases = 2 * int(str(archive.artifact.evidence["size_bytes"])) + loading.SPARE_BYTES
+    free_kib = (enough_for_the_databases + archive.file.stat().st_size // 2) // 1024
+    place = with_programs(
+        postgres,
+        tmp_path,
+        df=f'case "$2" in .) total={tmp_disk_kib} ;; *) total={2**40} ;; esac\n'
+        f'echo Filesystem; echo "overlay $total 1 {free_kib} 1% /"',
+        pg_restore=f'echo "$@" >>{tmp_path}/asked; exec {programs()}/pg_restore "$@"',
+    )
+
+    said = SOURCE.apply(host_with(pod=place), work_of(SOURCE, held, tmp_path))
+
+    assert said[0].startswith(f"{LIVE}: evidence equal")
+    assert ("--jobs" in (tmp_path / "asked").read_text()) == is_copied
 
 
 def test_one_database_or_one_table_is_put_beside_the_live_ones(
