@@ -1,7 +1,7 @@
 """
 A throwaway CouchDB: the one that GX_SCRATCH_COUCHDB_URL names, which must be empty, else a pouchdb-server of our own.
 
-What a rehearsal makes in it is dropped with the block.
+What a rehearsal makes in it, and nothing else, is dropped with the block.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gxbackup.adapters import process
-from gxbackup.couchdb.client import CouchClient
+from gxbackup.couchdb.client import CouchClient, path_of
 from gxbackup.couchdb.loading import drop
 from gxbackup.errors import CollectError, RestoreError, RestoreRefusedError, SetupError
 
@@ -25,28 +27,56 @@ PROGRAM = "pouchdb-server"
 START_TIMEOUT_SECONDS = 60
 
 
+@dataclass
+class Scratch:
+    """A throwaway server, and the databases that a rehearsal makes in it."""
+
+    client: CouchClient
+    made: set[str] = field(default_factory=set)
+
+    def owned(self, database: str) -> str:
+        """
+        Return the name that a database of the dump gets here, from now on the rehearsal's own.
+
+        One under which a server does nothing with its documents: `_replicator` would begin to replicate. Raises:
+        RestoreRefusedError where somebody else has made one of that name meanwhile.
+        """
+        name = f"system{database}" if database.startswith("_") else database
+        if name not in self.made and self.client.request("GET", path_of(name), also=(404,)).status != 404:
+            raise RestoreRefusedError(f"{self.client.name}: expected no database {name} yet, seen one")
+        self.made.add(name)
+        return name
+
+
 @contextmanager
-def scratch_couchdb(folder: Path) -> Iterator[CouchClient]:
+def scratch_couchdb(folder: Path, protected_url: str | None) -> Iterator[Scratch]:
     """
     Give an empty CouchDB; `folder` is private and is the server's own.
 
-    Raises: RestoreRefusedError where the named server holds databases; SetupError where there is none to use.
+    Raises: RestoreRefusedError where the named server is the protected one, or holds databases; SetupError where
+    there is none to use.
     """
     if url := os.environ.get(VARIABLE):
         with closing(CouchClient(url)) as client:
+            if protected_url and _addresses(url) & _addresses(protected_url):
+                raise RestoreRefusedError(
+                    f"{client.name}: expected another server than the protected one, seen {protected_url}",
+                    f"{VARIABLE} must never name a server that is in use",
+                )
             if held := _databases(client):
                 raise RestoreRefusedError(
                     f"{client.name}: expected a scratch server without databases, seen {', '.join(held[:5])}",
                     f"{VARIABLE} must never name a server that is in use",
                 )
+            scratch = Scratch(client)
             try:
-                yield client
+                yield scratch
             finally:
-                for database in _databases(client):
+                for database in sorted(scratch.made):
                     drop(client, database)
         return
     with _pouchdb_server(folder) as client:
-        yield client
+        yield Scratch(client)
 
 
 @contextmanager
@@ -77,6 +107,16 @@ def _listens(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def _addresses(url: str) -> set[tuple[str, int]]:
+    """Return where a URL leads, by address and port; a name that nobody knows stands for itself."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        return {(str(found[4][0]), port) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError:
+        return {(host, port)}
 
 
 def _databases(client: CouchClient) -> list[str]:

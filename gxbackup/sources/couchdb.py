@@ -137,17 +137,17 @@ class CouchDB(Restorable):
 
     def rehearse(self, host: Host, work: Work) -> list[str]:
         """Load all databases into a throwaway CouchDB, read them back and compare every revision."""
-        del host
         opened = work.opened[0]
         folder = work.area / "scratch-couchdb"
         folder.mkdir(mode=0o700)
-        with scratch_couchdb(folder) as client:
+        with scratch_couchdb(folder, self._known_url(host)) as scratch:
             with opened.file.open("rb") as lines:
-                loaded = load(client, lines, _scratch_name)
-            names = {name: _scratch_name(name) for name in _captured(opened.artifact.evidence)}
-            if missing := [name for name in names if name not in loaded]:
+                loaded = load(scratch.client, lines, scratch.owned)
+            captured = _captured(opened.artifact.evidence)
+            if missing := [name for name in captured if name not in loaded]:
                 raise RestoreRefusedError(f"{work.data_type}: expected database {missing[0]} in the dump, seen none")
-            return compare(client, opened.artifact.evidence, names, f"{work.data_type}: scratch CouchDB")
+            names = {name: scratch.owned(name) for name in captured}
+            return compare(scratch.client, opened.artifact.evidence, names, f"{work.data_type}: scratch CouchDB")
 
     def apply(self, host: Host, work: Work) -> list[str]:
         """Drop the peers' databases, or replace them by the documents captured; undone on failure."""
@@ -160,6 +160,19 @@ class CouchDB(Restorable):
                 return restore.rebuild(client, [name for name in client.get("/_all_dbs") if wanted(name)])
             safety = Safety(work.safety_dir, self.target(work), self.local_documents)
             return restore.put_documents(client, opened.file, wanted, evidence, safety, work.data_type)
+
+    def _url(self, host: Host) -> str:
+        if self.url:
+            return self.url
+        assert self.namespace and self.service
+        return host.cluster.endpoint(self.namespace, self.service, self.port)
+
+    def _known_url(self, host: Host) -> str | None:
+        """Return where the server is; None where it cannot be told, as on a host without its cluster."""
+        try:
+            return self._url(host)
+        except BackupError:
+            return None
 
     @contextmanager
     def _client(self, host: Host) -> Iterator[CouchClient]:
@@ -181,11 +194,7 @@ class CouchDB(Restorable):
                     f"variable {self.user_variable}: expected CouchDB's user, seen none",
                     "set it in /etc/gx-backup/worker.env",
                 )
-        url = self.url
-        if url is None:
-            assert self.namespace and self.service
-            url = host.cluster.endpoint(self.namespace, self.service, self.port)
-        client = CouchClient(url, user, password)
+        client = CouchClient(self._url(host), user, password)
         try:
             yield client
         finally:
@@ -263,8 +272,3 @@ def _height(client: CouchClient, database: str) -> str:
         return f", height {int(client.get(path_of(database, SAVEPOINT))['BlockNum']) + 1}"
     except BackupError:
         return ", no savepoint"
-
-
-def _scratch_name(database: str) -> str:
-    """Return a name under which a server does nothing with its documents: `_replicator` would begin to replicate."""
-    return f"system{database}" if database.startswith("_") else database

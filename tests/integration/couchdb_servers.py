@@ -37,8 +37,8 @@ def programs_path() -> str:
 def pouchdb(folder: Path) -> Iterator[CouchClient]:
     """Run a pouchdb-server for the length of a block."""
     folder.mkdir(parents=True, exist_ok=True)
-    with scratch_couchdb(folder) as client:
-        yield client
+    with scratch_couchdb(folder, None) as scratch:
+        yield scratch.client
 
 
 def golden() -> Databases:

@@ -27,6 +27,7 @@ from gxbackup.errors import (
 )
 from gxbackup.model import Artifact, Capture, Part
 from gxbackup.ports import StreamEnd
+from gxbackup.scratch.couchdb import scratch_couchdb
 from gxbackup.sources.base import Opened, Work
 from gxbackup.sources.couchdb import CouchDB, SecretRef
 from tests.integration.couchdb_servers import PASSWORD, USER, GoldenCouch, golden, pouchdb, programs_path
@@ -371,6 +372,35 @@ def test_a_scratch_server_that_holds_databases_is_refused(
     assert [name for name in target.get("/_all_dbs") if not name.startswith("_")] == []
 
 
+def test_a_rehearsal_drops_nothing_on_its_scratch_server_that_it_did_not_make(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture, dump, end = taken(couch)
+    monkeypatch.setenv("GX_SCRATCH_COUCHDB_URL", url_of(target))
+
+    with scratch_couchdb(tmp_path, None) as scratch:
+        put(target, "gxchannel_gx", revision("theirs", "aa"))
+        with pytest.raises(RestoreRefusedError, match="expected no database gxchannel_gx yet"):
+            loading.load(scratch.client, dump.splitlines(True), scratch.owned)
+
+    assert [name for name in target.get("/_all_dbs") if not name.startswith("_")] == ["gxchannel_gx"]
+    assert target.get(path_of("gxchannel_gx", "theirs"))["_rev"] == "1-aa"
+    loading.drop(target, "gxchannel_gx")
+    source(couch).rehearse(HOST, work(tmp_path / "area", capture, dump, end))
+
+
+def test_the_protected_server_is_no_scratch_server_though_it_is_empty_and_spelled_otherwise(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GX_SCRATCH_COUCHDB_URL", url_of(target).replace("127.0.0.1", "localhost") + "/")
+    given = work(tmp_path / "area", *taken(couch))
+
+    with pytest.raises(RestoreRefusedError, match="expected another server than the protected one"):
+        source(target).rehearse(HOST, given)
+
+    assert [name for name in target.get("/_all_dbs") if not name.startswith("_")] == []
+
+
 def with_state(couch: GoldenCouch, target: CouchClient) -> None:
     """Fill the target as a later state of the same Fabric, and with a database that is none of its."""
     later = copy.deepcopy(couch.databases)
@@ -526,7 +556,8 @@ def cut(kind: CouchDB, given: Work, name: str, monkeypatch: pytest.MonkeyPatch) 
 def test_the_copy_of_a_killed_restore_of_other_databases_is_not_taken_for_these(
     couch: GoldenCouch, tmp_path: Path, target: CouchClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, options = taken(couch), {"method": "documents", "peer_height": 77}
+    state = taken(couch)
+    options: dict[str, Any] = {"method": "documents", "peer_height": 77}
     some = work(tmp_path / "area", *state, **options, databases=["gxchannel_", "gxchannel_gx"])
     every = work(tmp_path / "area", *state, **options)
     with_state(couch, target)
@@ -549,7 +580,7 @@ def test_a_restore_that_was_killed_once_all_was_there_does_not_bring_its_old_cop
     couch: GoldenCouch, tmp_path: Path, target: CouchClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capture, dump, end = taken(couch)
-    options = {"method": "documents", "peer_height": 77}
+    options: dict[str, Any] = {"method": "documents", "peer_height": 77}
     with_state(couch, target)
     cut(source(target), work(tmp_path / "area", capture, dump, end, **options), "finish", monkeypatch)
     put(target, "gxchannel_gx", revision("since", "aa"))
