@@ -18,6 +18,7 @@ from gxbackup.couchdb import restore
 from gxbackup.couchdb.client import CouchClient, path_of
 from gxbackup.couchdb.dump import SAVEPOINT, Dump, in_order
 from gxbackup.couchdb.loading import compare, load
+from gxbackup.couchdb.peers import peers_stopped
 from gxbackup.couchdb.safety import Safety
 from gxbackup.errors import (
     BackupError,
@@ -155,7 +156,7 @@ class CouchDB(Restorable):
         evidence, wanted = opened.artifact.evidence, self._wanted(work)
         if _method(work) == "documents":
             restore.require_older(evidence, self._peer_heights(work), work.data_type)
-        with self._client(host) as client, self._peers_stopped(host):
+        with self._client(host) as client, self._peers_stopped(host, work):
             if _method(work) == "rebuild":
                 return restore.rebuild(client, [name for name in client.get("/_all_dbs") if wanted(name)])
             safety = Safety(work.safety_dir, self.target(work), self.local_documents)
@@ -201,17 +202,10 @@ class CouchDB(Restorable):
             client.close()
 
     @contextmanager
-    def _peers_stopped(self, host: Host) -> Iterator[None]:
-        """Stop the peers for the length of a block; each gets back the pods it had, or one after a killed restore."""
-        namespace = self.namespace or ""
-        pods = {name: host.cluster.replicas(namespace, name) or 1 for name in self.peers}
-        try:
-            for name in pods:
-                host.cluster.scale(namespace, name, 0)
+    def _peers_stopped(self, host: Host, work: Work) -> Iterator[None]:
+        noted = work.safety_dir / f"couchdb-{work.data_type.replace('/', '-')}-peers.json"
+        with peers_stopped(host.cluster, self.namespace or "", self.peers, noted):
             yield
-        finally:
-            for name, count in pods.items():
-                host.cluster.scale(namespace, name, count)
 
     def _peer_heights(self, work: Work) -> dict[str, int]:
         """Return each channel's height: the one given for all, else the lowest that any peer's metrics tell."""

@@ -422,7 +422,7 @@ def test_by_default_the_state_is_dropped_for_the_peer_to_rebuild(
     host: Any = SimpleNamespace(
         cluster=SimpleNamespace(
             secret=HOST.cluster.secret,
-            replicas=lambda *_: 0,  # a killed restore left it stopped
+            replicas=lambda *_: 2,
             scale=lambda _namespace, name, count: scaled.append((name, count)),
         )
     )
@@ -435,7 +435,76 @@ def test_by_default_the_state_is_dropped_for_the_peer_to_rebuild(
     assert done[0] == "dropped: gxchannel_"
     assert len(done) == 6
     assert [name for name in target.get("/_all_dbs") if not name.startswith("_")] == ["explorer"]
-    assert scaled == [("peer0-org1", 0), ("peer0-org1", 1)]
+    assert scaled == [("peer0-org1", 0), ("peer0-org1", 2)]
+
+
+class StatefulSets:
+    """A cluster's pods by number; those in `stuck` are asked for and never become ready."""
+
+    def __init__(self, **pods: int) -> None:
+        self.pods = pods
+        self.stuck: set[str] = set()
+        self.killed = False
+
+    def secret(self, *_: str) -> dict[str, bytes]:
+        return {"user": USER.encode(), "password": PASSWORD.encode()}
+
+    def replicas(self, _: str, name: str) -> int:
+        return self.pods[name]
+
+    def scale(self, _: str, name: str, replicas: int) -> None:
+        if self.killed:
+            raise Killed
+        self.pods[name] = replicas
+        if replicas and name in self.stuck:
+            raise RestoreError(f"statefulset fabric/{name}: expected {replicas} ready pods")
+
+
+PEERS = ("peer0", "peer1", "peer2")
+
+
+def test_a_peer_that_does_not_come_back_keeps_no_other_one_stopped_and_hides_no_error(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient
+) -> None:
+    capture, dump, end = taken(couch)
+    broken = dump.replace(b'"_id":"bin1"', b'"_id":"_bad"')
+    sets = StatefulSets(peer0=1, peer1=2, peer2=0)
+    sets.stuck = {"peer0"}
+    host: Any = SimpleNamespace(cluster=sets)
+    kind = source(target, peers=PEERS)
+
+    with pytest.raises(RestoreError, match="restore failed, and what was there is back") as raised:
+        kind.apply(host, work(tmp_path / "area", capture, broken, end, method="documents", peer_height=77))
+    assert raised.value.hints[-1].startswith("peer peer0 was given 1 pods again: statefulset fabric/peer0")
+    assert sets.pods == {"peer0": 1, "peer1": 2, "peer2": 0}
+    with pytest.raises(RestoreError, match="the databases are restored, and not every peer is back: peer peer0"):
+        kind.apply(host, work(tmp_path / "area", capture, dump, end))
+
+    assert sets.pods == {"peer0": 1, "peer1": 2, "peer2": 0}
+
+
+def test_the_run_after_a_killed_one_gives_the_peers_the_pods_they_had_before_that(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = work(tmp_path / "area", *taken(couch))
+    sets = StatefulSets(peer0=1, peer1=2, peer2=0)
+    host: Any = SimpleNamespace(cluster=sets)
+    kind = source(target, peers=PEERS)
+
+    def killed(*_: Any) -> None:
+        sets.killed = True
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restore, "rebuild", killed)
+        with pytest.raises(Killed):
+            kind.apply(host, given)
+    assert sets.pods == {"peer0": 0, "peer1": 0, "peer2": 0}
+    sets.killed = False
+    kind.apply(host, given)
+
+    assert sets.pods == {"peer0": 1, "peer1": 2, "peer2": 0}
+    assert list(given.safety_dir.iterdir()) == []
 
 
 @pytest.mark.parametrize(
