@@ -19,6 +19,7 @@ def restore_couchdb(
     method: Literal["rebuild", "documents"] = "rebuild",
     peer_height: int = 0,
     databases: list[str] | None = None,
+    peers_stopped: bool = False,
 ) -> None:
     """
     Give Fabric its state database back: dropped for the peer to rebuild from its blocks, or by the documents captured.
@@ -35,11 +36,13 @@ def restore_couchdb(
             which saves the hours of a rebuild, and is refused unless the snapshot is known to be no newer than the peer
         peer_height: for documents: the lowest ledger_blockchain_height that the peer's metrics tell
         databases: only these; by default all that peers made. _users and others are restored where they are named
+        peers_stopped: where the inventory names no peers: you have stopped every one that uses this CouchDB
     """
     options: dict[str, JsonValue] = {
         "method": method,
         "peer_height": peer_height,
         "databases": [*(databases or [])],
+        "peers_stopped": peers_stopped,
     }
     restore_data("mainnet", "couchdb-fabric", snapshot, mode, approve, options)
 

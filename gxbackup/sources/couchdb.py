@@ -129,7 +129,10 @@ class CouchDB(Restorable):
                 f"now: {name}: {client.get(path_of(name))['doc_count']} documents{_height(client, name)}"
                 for name in in_order(there)
             ]
-        peers = f"stopped meanwhile: {', '.join(self.peers)}" if self.peers else "stop the peers first, by hand"
+        peers = f"stopped meanwhile: {', '.join(self.peers)}"
+        if not self.peers:
+            told = "said to be stopped" if work.options.get("peers_stopped") else "stop them first, then peers_stopped"
+            peers = f"the inventory names no peers: {told}"
         if _method(work) == "rebuild":
             told = f"dropped: {', '.join(in_order(there)[:NAMES_TOLD]) or 'nothing, none is there'}"
             return [*lines, told, "each peer makes them anew from its blocks when it starts; no copy is kept", peers]
@@ -151,7 +154,17 @@ class CouchDB(Restorable):
             return compare(scratch.client, opened.artifact.evidence, names, f"{work.data_type}: scratch CouchDB")
 
     def apply(self, host: Host, work: Work) -> list[str]:
-        """Drop the peers' databases, or replace them by the documents captured; undone on failure."""
+        """
+        Drop the peers' databases, or replace them by the documents captured; undone on failure.
+
+        Raises: RestoreRefusedError where peers may be running: none are named, nor said to be stopped.
+        """
+        if not self.peers and work.options.get("peers_stopped") is not True:
+            raise RestoreRefusedError(
+                f"{work.data_type}: expected peers in the inventory, or peers_stopped, seen neither",
+                "a peer that writes meanwhile leaves a state that is wrong without any error",
+                "name its StatefulSets as source.peers; or stop every peer by hand, then give peers_stopped",
+            )
         opened = work.opened[0]
         evidence, wanted = opened.artifact.evidence, self._wanted(work)
         if _method(work) == "documents":

@@ -102,6 +102,7 @@ def work(folder: Path, capture: Capture, dump: bytes, end: StreamEnd, **options:
         settings=capture.settings, evidence={**capture.evidence, **end.evidence},
     )  # fmt: skip
     opened = Opened(artifact=artifact, file=file)
+    options = {"peers_stopped": True, **options}
     return Work(
         data_type="couchdb-fabric", opened=(opened,), area=folder, safety_dir=folder / "safety", options=options
     )
@@ -458,6 +459,20 @@ class StatefulSets:
         self.pods[name] = replicas
         if replicas and name in self.stuck:
             raise RestoreError(f"statefulset fabric/{name}: expected {replicas} ready pods")
+
+
+@pytest.mark.parametrize("method", ["rebuild", "documents"])
+def test_a_restore_is_refused_where_peers_may_be_running(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient, method: str
+) -> None:
+    given = work(tmp_path / "area", *taken(couch), method=method, peer_height=77, peers_stopped=False)
+    with_state(couch, target)
+
+    assert source(target).preview(HOST, given)[-1].endswith("stop them first, then peers_stopped")
+    with pytest.raises(RestoreRefusedError, match="expected peers in the inventory, or peers_stopped, seen neither"):
+        source(target).apply(HOST, given)
+
+    assert target.get(path_of("gxchannel_", "statedb_savepoint"))["BlockNum"] == 90
 
 
 PEERS = ("peer0", "peer1", "peer2")
