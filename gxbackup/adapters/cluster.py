@@ -203,9 +203,10 @@ class Cluster:
             self.delete_pod(namespace, name)
 
     def delete_pod(self, namespace: str, name: str, timeout_seconds: float = 120) -> None:
-        """Delete a pod and return once it is gone; none of that name is as good."""
+        """Delete a pod and return once it is gone; one that a controller made in its place is another pod."""
         from kubernetes.client import ApiException
 
+        gone = {pod.uid for pod in self.pods(namespace) if pod.name == name}
         with self.api() as api, asking(f"pod {namespace}/{name}"):
             try:
                 core(api).delete_namespaced_pod(name, namespace, _request_timeout=CALL_TIMEOUT_SECONDS)
@@ -214,7 +215,7 @@ class Cluster:
                     raise
         _await(
             f"pod {namespace}/{name} deleted",
-            lambda: all(pod.name != name for pod in self.pods(namespace)),
+            lambda: all(pod.uid not in gone for pod in self.pods(namespace)),
             timeout_seconds,
         )
 
