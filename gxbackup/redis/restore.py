@@ -55,6 +55,7 @@ def put_in_place(target: Target, new: Path, files: DataFiles, evidence: Evidence
     A restore that was killed is undone first. On failure what was there is put back and started; killed anywhere, the
     next run finds it. Raises: RestoreError, IntegrityError.
     """
+    exchanged = False
     try:
         target.stop()
         with target.data() as (place, folder):
@@ -62,11 +63,12 @@ def put_in_place(target: Target, new: Path, files: DataFiles, evidence: Evidence
                     swap.put_back(place, folder, files)]  # fmt: skip
             told += swap.prepare(place, folder, files, new, evidence)
             swap.exchange(place, folder, files)
+            exchanged = True
         target.start()
         told += _loaded(target.server().keyspace(), evidence, target.name)
+        kept = swap.keep(target.server().place, target.folder)
     except BaseException as error:  # noqa: BLE001 - a signal, too, must not leave the server stopped
-        raise _undone(target, files, error) from None
-    kept = swap.keep(target.server().place, target.folder)
+        raise _undone(target, files, error, exchanged) from None
     return [*told, f"{target.name} runs with it; what was there lies in {target.folder}/{', '.join(kept)}"]
 
 
@@ -87,28 +89,37 @@ def _loaded(seen: dict[str, KeyCount], evidence: Evidence, name: str) -> list[st
     return [f"started with {sum(one.keys for one in seen.values())} keys"]
 
 
-def _undone(target: Target, files: DataFiles, error: BaseException) -> BaseException:
-    """Put back what was there and start it; return what to raise."""
+def _undone(target: Target, files: DataFiles, error: BaseException, exchanged: bool) -> BaseException:
+    """Put back what was there and start it; return what to raise. `exchanged`: the new data was in its place."""
     said = error.message if isinstance(error, BackupError) else f"{type(error).__name__}: {error}"
     hints = error.hints if isinstance(error, BackupError) else ()
     try:
         target.stop()
         with target.data() as (place, folder):
-            swap.put_back(place, folder, files)
+            undone = swap.put_back(place, folder, files)
     except BackupError as second:
         return RestoreError(
             f"{target.name}: restore failed: {said}; and what was there could not be put back: {second.message}",
             f"start the same restore again: it puts back {swap.BEFORE}…{swap.UNFINISHED} first, in {target.folder}",
             *hints,
         )
+    # The copy has its last name already: only the answer that told so was lost.
+    is_kept = exchanged and not undone
     try:
         target.start()
     except BackupError as second:
+        there = "the restored data" if is_kept else "what was there"
         return RestoreError(
-            f"{target.name}: restore failed: {said}; what was there is in its place, but does not start: "
-            f"{second.message}",
+            f"{target.name}: restore failed: {said}; {there} is in its place, but does not start: {second.message}",
             *hints,
         )
     if not isinstance(error, Exception):
         return error
-    return RestoreError(f"{target.name}: restore failed, and what was there is back: {said}", *hints)
+    if is_kept:
+        return RestoreError(
+            f"{target.name}: runs with the restored data, and what was there lies in {target.folder}/{swap.BEFORE}…, "
+            f"but its last step failed: {said}",
+            *hints,
+        )
+    aside = "".join(f"; {line}" for line in undone)
+    return RestoreError(f"{target.name}: restore failed, and what was there is back: {said}{aside}", *hints)

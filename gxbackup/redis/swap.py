@@ -39,29 +39,39 @@ for item in "$@"; do
     [ ! -e "{NEW}/$item" ] || {{ chown -R "$owner" "{NEW}/$item"; mv "{NEW}/$item" "$item"; }}
 done
 rm -rf "{NEW}"; sync"""
-_PUT_BACK = f"""set -eu; cd "$1"; shift
+# What is there now may have served clients since: it is moved aside, never removed.
+_PUT_BACK = f"""set -eu; cd "$1"; aside=$2; shift 2
 rm -rf "{NEW}"
+while [ -e "$aside" ]; do aside=$aside-again; done
+set_aside() {{ [ ! -e "$1" ] || {{ mkdir -p "$aside"; mv "$1" "$aside/"; }}; }}
 for before in {BEFORE}*{UNFINISHED}; do
     [ -d "$before" ] || continue
     if [ -e "$before/.items" ]; then
-        for item in "$@"; do
-            if grep -qxF "$item" "$before/.items"; then
-                [ ! -e "$before/$item" ] || {{ rm -rf "$item"; mv "$before/$item" "$item"; }}
-            else
-                rm -rf "$item"
-            fi
-        done
+        while read -r item; do
+            [ ! -e "$before/$item" ] || {{ set_aside "$item"; mv "$before/$item" "$item"; }}
+        done <"$before/.items"
+        for item in "$@"; do grep -qxF -e "$item" "$before/.items" || set_aside "$item"; done
+        rm -f "$before/.items"
+        undone=$before
+    else
+        undone=-
     fi
-    rm -rf "$before"
-    echo "$before"
+    rm -f "$before/.items.new"
+    kept=${{before%{UNFINISHED}}}
+    while [ -e "$kept" ]; do kept=$kept-again; done
+    rmdir "$before" 2>/dev/null || mv "$before" "$kept"
+    [ -d "$aside" ] || aside=-
+    [ "$undone" = - ] || echo "$undone $aside"
 done; sync"""
 _PREPARE = f'cd "$1" && rm -rf "{NEW}" && mkdir -m 700 "{NEW}"'
 _KEEP = f"""set -eu; cd "$1"
 for before in {BEFORE}*{UNFINISHED}; do
     [ -d "$before" ] || continue
-    rm -f "$before/.items"
-    mv "$before" "${{before%{UNFINISHED}}}"
-    echo "${{before%{UNFINISHED}}}"
+    kept=${{before%{UNFINISHED}}}
+    while [ -e "$kept" ]; do kept=$kept-again; done
+    mv "$before" "$kept"
+    rm -f "$kept/.items"
+    echo "$kept"
 done; sync"""
 _ROOM = 'cd "$1" && df -Pk . | tail -n 1'
 
@@ -109,13 +119,21 @@ def prepare(place: Place, folder: str, files: DataFiles, new: Path, evidence: Ev
 
 def exchange(place: Place, folder: str, files: DataFiles) -> None:
     """Put the prepared dataset in the old one's place; what was there stays beside it, unfinished until `keep`."""
-    name = f"{BEFORE}{clock.now():%Y%m%d_%H%M%S}"
-    _step(place, _SWAP, folder, name, UNFINISHED, *files.items())
+    _step(place, _SWAP, folder, _before(), UNFINISHED, *files.items())
 
 
 def put_back(place: Place, folder: str, files: DataFiles) -> list[str]:
-    """Undo an exchange that was not kept, also one that was cut short anywhere; return the copies it put back."""
-    return _step(place, _PUT_BACK, folder, *files.items())
+    """
+    Undo an exchange that was not kept, also one that was cut short anywhere; say what was put back.
+
+    What is there now is moved into a folder of its own. A copy whose exchange was kept, although its name does not say
+    so yet, gets that name.
+    """
+    words = _step(place, _PUT_BACK, folder, _before(), *files.items())
+    return [
+        f"{name} was put back" + ("" if aside == "-" else f"; what was there instead lies in {folder}/{aside}")
+        for name, aside in zip(words[::2], words[1::2], strict=True)
+    ]
 
 
 def keep(place: Place, folder: str) -> list[str]:
@@ -123,9 +141,13 @@ def keep(place: Place, folder: str) -> list[str]:
     return _step(place, _KEEP, folder)
 
 
-def is_unfinished(place: Place, folder: str) -> bool:
-    """Tell whether a restore was cut after it began to exchange, and before it was known good."""
-    return bool(_step(place, f'cd "$1"; ls -d {BEFORE}*{UNFINISHED} 2>/dev/null || :', folder))
+def unfinished(place: Place, folder: str) -> list[str]:
+    """Return the copies of restores that were cut after they began to exchange, and before they were known good."""
+    return _step(place, f'cd "$1" || exit; ls -d {BEFORE}*{UNFINISHED} 2>/dev/null || :', folder)
+
+
+def _before() -> str:
+    return f"{BEFORE}{clock.now():%Y%m%d_%H%M%S}"
 
 
 def _append(server: RedisServer) -> None:

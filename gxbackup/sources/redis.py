@@ -18,7 +18,7 @@ from gxbackup.adapters.places import LocalPlace
 from gxbackup.errors import BackupError, CollectError, CommandError, RestoreRefusedError
 from gxbackup.model import Capture
 from gxbackup.ports import Place, PlainStream
-from gxbackup.redis import rdb, restore
+from gxbackup.redis import rdb, restore, swap
 from gxbackup.redis.pods import PodTarget
 from gxbackup.redis.server import RedisServer, unchanged_since_a_save
 from gxbackup.redis.swap import DataFiles
@@ -126,8 +126,15 @@ class Redis(Restorable):
                 f"it holds {now} keys now (Redis {info['redis_version']}, "
                 f"append-only file {'on' if info.get('aof_enabled') == '1' else 'off'})"
             )
+            cut = swap.unfinished(target.server().place, target.folder)
+            lines += [
+                f"a restore was cut short here: {target.folder}/{name} is put back first, and all that was written "
+                f"since moves to {target.folder}/before-restore-<time>"
+                for name in cut
+            ]
         except BackupError as error:
             lines.append(f"it does not answer now: {error.message}")
+            lines.append("so it is not seen whether a restore was cut short here; if so, that is undone first")
         stopped = "is stopped already" if replicas == 0 else "is stopped meanwhile"
         return [*lines, f"statefulset {self.namespace}/{target.stateful_set} {stopped}, and started at the end",
                 f"what is there stays in {target.folder}/before-restore-<time>"]  # fmt: skip
