@@ -19,6 +19,7 @@ def restore_ca_postgres(
     databases: list[str] | None = None,
     point: str = "",
     to: str = "",
+    place: Literal["", "pod", "docker"] = "",
 ) -> None:
     """
     Put Fabric CA's PostgreSQL back: all databases, some, or one database or table beside the live ones.
@@ -34,8 +35,9 @@ def restore_ca_postgres(
         databases: only these; by default every one that holds anything
         point: one database, or one table as database.schema.table, put beside the live ones as the database `to`
         to: the name of the new database for `point`; it may not exist yet
+        place: only the server in the pod, or only the one in the Docker container; by default each that was captured
     """
-    options: dict[str, JsonValue] = {"databases": [*(databases or [])], "point": point, "to": to}
+    options: dict[str, JsonValue] = {"databases": [*(databases or [])], "point": point, "to": to, "place": place}
     restore_data("mainnet", "postgres-ca", snapshot, mode, approve, options)
 
 

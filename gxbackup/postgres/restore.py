@@ -40,6 +40,8 @@ class Restore:
         self.is_scratch = tablespace_folder is not None
         self.seen = server.look()
         self.home = self.seen.home
+        self.label = server.place.name
+        self.kept: list[str] = []
         self.named = bool(options.get("databases"))
         self.table = None
         self.to = None
@@ -58,7 +60,7 @@ class Restore:
         wanted, left = self._wanted()
         new = self._new_roles()
         self._refuse(wanted)
-        lines = [f"{self.server.place.name}: {line}" for line in left]
+        lines = left
         if new.roles or new.tablespaces:
             lines.append(f"made: roles and tablespaces {', '.join([*new.roles, *new.tablespaces])}")
         for archive in wanted:
@@ -79,7 +81,8 @@ class Restore:
         """
         Put all archives back, or change nothing; say what was done.
 
-        Raises: RestoreError, IntegrityError (evidence differs), RestoreRefusedError.
+        Raises: RestoreError, IntegrityError (evidence differs), RestoreRefusedError. Where the server does not answer
+        when the names were just exchanged, the RestoreError says that the outcome is unknown, and nothing is dropped.
         """
         wanted, said = self._wanted()
         self._refuse(wanted)
@@ -98,14 +101,29 @@ class Restore:
             names = {beside_name(self.to or one.database): self.to or one.database for one in wanted}
             replaced = {name: before_name(name) for name in names.values() if name in self.seen.databases}
             home = self.seen.home_but([*names, *names.values()])
-            swap.take_names(self.server, home, names, replaced, [] if self.to else properties)
         except BaseException as error:
             self._undo(made, new, error)
             if isinstance(error, CommandError):
-                raise RestoreError(error.message, *error.hints, "nothing live was touched", retryable=False) from None
+                raise self._untouched(error) from None
             raise
+        try:
+            swap.take_names(self.server, home, names, replaced, [] if self.to else properties)
+        except CommandError as error:
+            self._undo(made, new, error)
+            raise self._untouched(error) from None
+        self.kept = [*replaced.values()]
         said += [f"{name}: what was there is kept as database {old}" for name, old in replaced.items()]
         return said
+
+    def replaces(self) -> list[str]:
+        """Return the live databases that `apply` would replace."""
+        if self.to is not None:
+            return []
+        return sorted(archive.database for archive in self._wanted()[0] if archive.database in self.seen.databases)
+
+    def _untouched(self, error: CommandError) -> RestoreError:
+        hint = f"{self.label}: nothing live was touched"
+        return RestoreError(error.message, *error.hints, hint, retryable=False)
 
     def _wanted(self) -> tuple[list[Archive], list[str]]:
         """Return the archives to put back, and what is said of those that need not be."""
@@ -166,7 +184,7 @@ class Restore:
             expected, seen = _one_table(expected, self.table), _one_table(seen, self.table)
         if differs := evidence.differences(expected, seen):
             raise IntegrityError(
-                f"{self.server.place.name}: database {archive.database!r}: {differs[0]}",
+                f"{self.label}: database {archive.database!r}: {differs[0]}",
                 *differs[1:NAMES_TOLD],
                 "what was restored differs from what was captured: nothing took its name",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from gxbackup.errors import CommandError
+from gxbackup.errors import CollectError, CommandError, RestoreError
 from gxbackup.postgres.server import Server, quoted_name, quoted_text
 
 ATTEMPTS = 5
@@ -19,7 +19,7 @@ def take_names(
     Give databases made beside the live ones their names; the live ones keep others. All of it or nothing.
 
     Connections to them are ended; new ones wait until it is done, since none can begin without reading `pg_database`.
-    Raises: CommandError; then nothing has changed.
+    Raises: CommandError; then nothing has changed. RestoreError where it cannot be known whether it has.
     """
     ours = ", ".join(quoted_text(name) for name in [*names, *names.values()])
     script = [
@@ -39,12 +39,23 @@ def take_names(
             # One that had read pg_database before the lock, and logged in after the others were ended.
             if attempt < ATTEMPTS and re.search("being accessed by other users", error.message):
                 continue
-            if not _is_done(server, names, replaced):
+            if not _is_done(server, names, replaced, error):
                 raise
         return
 
 
-def _is_done(server: Server, names: Mapping[str, str], replaced: Mapping[str, str]) -> bool:
+def _is_done(server: Server, names: Mapping[str, str], replaced: Mapping[str, str], failure: CommandError) -> bool:
     """Tell whether it was committed, though the connection was cut before that was told."""
-    there = server.look().databases
+    try:
+        there = server.look().databases
+    except CollectError as error:
+        kept = f", and what was there is kept as {', '.join(replaced.values())}" if replaced else ""
+        raise RestoreError(
+            f"{server.place.name}: unknown whether {', '.join(names.values())} took their names: {failure.message}; "
+            f"then, asked for it: {error.message}",
+            *error.hints,
+            f"look at the databases there: where {', '.join(names)} are listed, all is as it was; "
+            f"where they are gone, all is put back{kept}",
+            retryable=False,
+        ) from None
     return not there.keys() & names.keys() and {*names.values(), *replaced.values()} <= there.keys()

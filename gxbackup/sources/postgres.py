@@ -20,9 +20,11 @@ from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream
 from gxbackup.postgres import evidence
 from gxbackup.postgres.archive import Archive
+from gxbackup.postgres.choice import chosen
 from gxbackup.postgres.dump import DumpStream, GlobalsStream
 from gxbackup.postgres.restore import Restore
 from gxbackup.postgres.server import INTERRUPTED_DROP, Server, connection
+from gxbackup.postgres.several import apply_each, preview_each
 from gxbackup.scratch.postgres import running_postgres
 from gxbackup.sources.base import Restorable, Work
 
@@ -185,10 +187,7 @@ class Postgres(Restorable):
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
         """Return roles and the databases asked for; RestoreRefusedError for one that the snapshot does not hold."""
-        wanted = _wanted(artifacts, options)
-        return tuple(
-            artifact for artifact in artifacts if wanted is None or artifact.settings.get("database") in (None, *wanted)
-        )
+        return chosen(artifacts, options)
 
     def target(self, work: Work) -> str:
         """Spell the place, and the new database's name for a `point`."""
@@ -200,7 +199,7 @@ class Postgres(Restorable):
 
     def preview(self, host: Host, work: Work) -> list[str]:
         """Say which databases and roles are made, which are replaced, and whether there is room."""
-        return [line for restore in self._restores(host, work) for line in restore.preview()]
+        return preview_each(self._restores(host, work), work.area)
 
     def rehearse(self, host: Host, work: Work) -> list[str]:
         """Restore all of it to a PostgreSQL that is started here, in the way that `apply` does, and compare."""
@@ -217,9 +216,10 @@ class Postgres(Restorable):
         Restore each database beside the live one, compare, then let all take their names in one transaction.
 
         What is replaced stays as `<name>_before_<time>`: it is the safety copy. Until the last step nothing of the live
-        databases is touched, and what was made is dropped again where anything fails.
+        databases is touched, and what was made is dropped again where anything fails. With several places that holds
+        for each of them; an error names those that are done. What was not shown by `preview` is not replaced.
         """
-        return [line for restore in self._restores(host, work) for line in restore.apply()]
+        return apply_each(self._restores(host, work), work.area)
 
     def _restores(self, host: Host, work: Work) -> list[Restore]:
         restores: list[Restore] = []
@@ -240,34 +240,6 @@ def _creation(found: dict[str, Any]) -> dict[str, JsonValue]:
         "locale": found.get("datlocale") or found.get("daticulocale"),
         "tablespace": found["tablespace"],
     }
-
-
-def _wanted(artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> list[str] | None:
-    """Return the databases that the options name; None: all."""
-    held = [str(artifact.settings["database"]) for artifact in artifacts if "database" in artifact.settings]
-    known = f"it holds: {', '.join(dict.fromkeys(held))}"
-    if point := options.get("point"):
-        if options.get("databases"):
-            raise RestoreRefusedError("point and databases: give one of them")
-        if not options.get("to"):
-            raise RestoreRefusedError(f"point {point}: `to` must name the new database", "it may not exist yet")
-        for artifact in artifacts:
-            name = artifact.settings.get("database")
-            tables = artifact.evidence.get("tables")
-            if point == name or (isinstance(tables, dict) and any(point == f"{name}.{table}" for table in tables)):
-                return [str(name)]
-        raise RestoreRefusedError(
-            f"point {point}: the snapshot holds no such database or table",
-            "spell a table as database.schema.table, each name quoted as SQL needs it",
-            known,
-        )
-    databases = options.get("databases")
-    if not databases:
-        return None
-    assert isinstance(databases, list)
-    if unknown := [name for name in databases if name not in held]:
-        raise RestoreRefusedError(f"database {unknown[0]!r}: not in this snapshot", known)
-    return [str(name) for name in databases]
 
 
 def _archives(work: Work) -> list[tuple[list[Archive], str]]:
