@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.errors import BackupError, CollectError, CommandError, RestoreRefusedError
-from gxbackup.model import Capture
+from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream
 from gxbackup.redis import rdb, restore, swap
 from gxbackup.redis.pods import PodTarget
@@ -112,7 +112,7 @@ class Redis(Restorable):
     def preview(self, host: Host, work: Work) -> list[str]:
         """Say what it holds now, and what would take its place. Raises: RestoreRefusedError."""
         artifact = work.opened[0].artifact
-        target = self._target(host, artifact.settings)
+        target, _ = self._where(host, artifact)
         replicas = target.replicas()
         if replicas:
             target.claim()
@@ -155,13 +155,34 @@ class Redis(Restorable):
     def apply(self, host: Host, work: Work) -> list[str]:
         """Stop it, put the proven RDB in its data's place, start it; undone on failure. Raises: RestoreError."""
         opened = work.opened[0]
-        target = self._target(host, opened.artifact.settings)
+        target, files = self._where(host, opened.artifact)
         target.replicas()
-        settings = opened.artifact.settings
-        with suppress(BackupError):  # where it does not run, which may be why: its files are named as once captured
-            settings = {**settings, **self._files(target.server())}
+        return restore.put_in_place(target, opened.file, files, opened.artifact.evidence)
+
+    def _where(self, host: Host, artifact: Artifact) -> tuple[PodTarget, DataFiles]:
+        """
+        Return what is restored into, and how it names its files: as it tells now, else as once captured.
+
+        Raises: RestoreRefusedError where it appends to a file that nobody tells: it would ignore what is put in.
+        """
+        settings = dict(artifact.settings)
         target = self._target(host, settings)
-        return restore.put_in_place(target, opened.file, _data_files(settings), opened.artifact.evidence)
+        if not settings["appendonly"]:
+            settings["appendonly"] = "yes" if artifact.evidence.get("append_only") else "no"
+        with suppress(BackupError):  # it does not run, which may be why it is restored
+            server = target.server()
+            if aof := server.info().get("aof_enabled"):
+                settings["appendonly"] = "yes" if aof == "1" else "no"
+            now = self._files(server)
+            settings |= {name: told for name, told in now.items() if told or now["appendonly"]}
+        files = _data_files(settings)
+        if files.appends and not files.append_file:
+            raise RestoreRefusedError(
+                f"{target.name}: has an append-only file, which it loads instead of an RDB; expected CONFIG GET "
+                "appendfilename to tell its name, seen no answer",
+                "let CONFIG GET through for this restore; or restore to scratch and put the RDB in by hand",
+            )
+        return self._target(host, settings), files
 
     def _place(self, host: Host) -> Place:
         if self.docker_container:

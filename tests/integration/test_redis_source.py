@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -299,6 +300,27 @@ def test_a_rehearsal_serves_the_file_and_compares_every_database(redis: LocalRed
     assert not (tmp_path / "area" / "scratch-redis" / "redis.sock").exists()
 
 
+def test_a_rehearsal_that_is_killed_leaves_no_server_behind(redis: LocalRedis, tmp_path: Path) -> None:
+    taken(redis)
+    shutil.copy(redis.path / "dump.rdb", tmp_path / "dump.rdb")
+    killed = (
+        "import os, signal, sys\n"
+        "from gxbackup.adapters.places import LocalPlace\n"
+        "from gxbackup.scratch.redis import running_redis\n"
+        "with running_redis(LocalPlace('scratch'), sys.argv[1], 'dump.rdb', {}) as server:\n"
+        "    print(server.info()['process_id'], flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", killed, tmp_path], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    process, deadline = Path("/proc", ended.stdout.strip()), time.monotonic() + 10
+    while process.exists() and process.joinpath("cmdline").read_bytes():
+        assert time.monotonic() < deadline, "it serves on"
+        time.sleep(0.02)
+
+
 def test_a_rehearsal_sees_a_single_key_that_is_missing(redis: LocalRedis, tmp_path: Path) -> None:
     _, rdb, _ = taken(redis)
     redis.cli("SET", "one", "more")
@@ -525,6 +547,23 @@ def test_a_keep_that_is_killed_anywhere_leaves_the_safety_copy(own: Any, tmp_pat
 
     [copy] = [path for path in redis.path.rglob("dump.rdb") if path.read_bytes() == b"old"]
     assert copy.exists()
+
+
+def test_an_append_only_file_that_nobody_names_is_refused_before_anything_is_stopped(own: Any, tmp_path: Path) -> None:
+    redis = own("--appendonly", "yes", "--rename-command", "CONFIG", "hidden")
+    redis.fill()
+    kind_file = {"file": str(redis.path / "dump.rdb")}
+    capture, rdb, end = taken(redis, **kind_file)
+    given = work(tmp_path / "area", capture, rdb, end)
+    kind, host = source(redis, **kind_file), pod_host(redis)
+
+    for refused in (kind.preview, kind.apply):
+        with pytest.raises(RestoreRefusedError, match="expected CONFIG GET appendfilename to tell"):
+            refused(host, given)
+    assert redis.cli("DBSIZE") == "1006"
+    redis.stop()  # the evidence alone tells it
+    with pytest.raises(RestoreRefusedError, match="expected CONFIG GET appendfilename to tell"):
+        kind.preview(host, given)
 
 
 def test_no_room_beside_the_old_data_is_seen_before_anything_is_exchanged(own: Any, tmp_path: Path) -> None:
