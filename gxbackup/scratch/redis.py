@@ -18,11 +18,13 @@ from gxbackup.redis.server import KeyCount, RedisServer
 LOAD_TIMEOUT_SECONDS = 3600
 POLL_SECONDS = 0.05
 # redis-server and redis-check-rdb are one program under two names; Debian's redis-tools has it without a service.
-# Whatever ends it leaves its exit status, so that who waits for it sees that it will never answer.
+# Whatever ends it leaves its exit status, so that who waits for it sees that it will never answer. A shell that is
+# killed with its worker takes it along, where there is a setpriv that can.
 _SERVE = """cd "$1" || exit; shift
 rm -f redis.sock ended
 server=$(command -v redis-server) || { server=./redis-server; ln -sf "$(command -v redis-check-rdb)" $server; }
-$server "$@" >/dev/null; echo $? >ended"""
+with=; ! setpriv --pdeathsig KILL -- true 2>/dev/null || with="setpriv --pdeathsig KILL --"
+$with $server "$@" >/dev/null; echo $? >ended"""
 _LOOK = 'cd "$1" && cat ended 2>/dev/null && tail -n 5 redis.log'
 _LACKS = "command -v redis-cli >/dev/null && command -v redis-check-rdb >/dev/null"
 
