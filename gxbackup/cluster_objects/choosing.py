@@ -10,7 +10,7 @@ from pathlib import Path
 from gxbackup.adapters.kubernetes_answers import ApiRefusalError
 from gxbackup.adapters.kubernetes_objects import Discovery, ObjectApi
 from gxbackup.cluster_objects import cleaning
-from gxbackup.cluster_objects.differences import changed_paths
+from gxbackup.cluster_objects.differences import added_paths, changed_paths
 from gxbackup.cluster_objects.naming import Choice, Kind, Object, label_of, name_of
 
 # Their names follow from what is in them: they cannot be tried under another one.
@@ -93,6 +93,11 @@ class ChosenObjects:
             if _cannot_be_tried(error):
                 return None
             raise
+
+    def additions(self, wanted: Object, live: Object) -> list[str]:
+        """Return the paths of a live object that the snapshot does not hold; applying leaves them there."""
+        cleaned = cleaning.clean(live)
+        return [] if cleaned is None else added_paths(cleaned, wanted)
 
     def is_accepted_as_new(self, kind: Kind, wanted: Object) -> bool:
         """

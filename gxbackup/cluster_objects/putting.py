@@ -14,7 +14,7 @@ from pathlib import Path
 from gxbackup.cluster_objects.choosing import ChosenObjects, is_definition
 from gxbackup.cluster_objects.journal import Journal
 from gxbackup.cluster_objects.naming import Object, name_of
-from gxbackup.cluster_objects.trying import listed, survey
+from gxbackup.cluster_objects.trying import extra_in_words, listed, survey, with_paths
 from gxbackup.errors import BackupError, RestoreError
 
 SERVED_TIMEOUT_SECONDS = 60
@@ -41,11 +41,14 @@ def put(chosen: ChosenObjects, safety_dir: Path) -> list[str]:
     journal.close()
     counts = work.counts
     there = f"all {counts.total()} are there"
+    if differing:
+        there += f", changed by the cluster since: {listed(differing)}"
+    else:
+        there += " with all that the snapshot holds" if work.extra else " and equal the snapshot"
     words = [
         f"{counts['added']} objects added, {counts['changed']} changed, {counts['same']} were the same already",
-        f"{there}, changed by the cluster since: {listed(differing)}"
-        if differing
-        else f"{there} and equal the snapshot",
+        there,
+        *([extra_in_words(work.extra)] if work.extra else []),
     ]
     return [*words, *([f"what was overwritten lies in {journal.copies}"] if counts["changed"] else [])]
 
@@ -56,6 +59,7 @@ class _Putting:
     def __init__(self, chosen: ChosenObjects, journal: Journal) -> None:
         self.counts: Counter[str] = Counter()
         self.at = "begin"
+        self.extra: list[str] = []
         self._chosen = chosen
         self._journal = journal
 
@@ -74,7 +78,11 @@ class _Putting:
         self._await_served(definitions)
 
     def compare_all(self) -> list[str]:
-        """Return the objects that differ from the snapshot again; RestoreError where one is not there."""
+        """
+        Return the objects that differ from the snapshot again; `extra` tells what they have beside it.
+
+        Raises: RestoreError where one is not there.
+        """
         differing = []
         for wanted in self._chosen:
             self.at = name_of(wanted)
@@ -83,6 +91,8 @@ class _Putting:
                 raise RestoreError("expected it after the restore, seen none")
             if self._chosen.changes(kind, wanted, live):
                 differing.append(name_of(wanted))
+            if extra := self._chosen.additions(wanted, live):
+                self.extra.append(with_paths(wanted, extra))
         return differing
 
     def _apply(self, wanted: Object) -> str:

@@ -24,6 +24,7 @@ class Survey:
     not_for_restore: int = 0
     lines: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:
@@ -52,6 +53,8 @@ class Survey:
             words.append(f"… and {hidden} more")
         if self.unchecked:
             words.append(f"not checked before they are applied: {listed(self.unchecked)}")
+        if self.extra:
+            words.append(extra_in_words(self.extra))
         return words
 
 
@@ -110,6 +113,17 @@ def listed(names: list[str]) -> str:
     return "; ".join(names[:NAMES_SHOWN]) + more
 
 
+def extra_in_words(extra: list[str]) -> str:
+    """Say what a restore leaves as it is, though the snapshot does not hold it."""
+    return f"there now and not in the snapshot: {listed(extra)}; a restore leaves that as it is"
+
+
+def with_paths(wanted: Object, paths: list[str]) -> str:
+    """Name an object with the first few of many paths in it."""
+    more = f" and {len(paths) - PATHS_SHOWN} more" if len(paths) > PATHS_SHOWN else ""
+    return f"{name_of(wanted)}: {', '.join(paths[:PATHS_SHOWN])}{more}"
+
+
 def _obstacle(chosen: ChosenObjects, wanted: Object, states: dict[str, str]) -> str:
     """Say what stands in the way of an object before it is even tried; nothing: empty."""
     namespace = wanted["metadata"].get("namespace")
@@ -150,8 +164,9 @@ def _look_at(chosen: ChosenObjects, kind: Kind, wanted: Object, seen: Survey, st
         seen.unchecked.append(name_of(wanted))
         seen.note(f"changed: {name_of(wanted)}: what, cannot be told")
     elif paths:
-        more = f" and {len(paths) - PATHS_SHOWN} more" if len(paths) > PATHS_SHOWN else ""
         seen.changed += 1
-        seen.note(f"changed: {name_of(wanted)}: {', '.join(paths[:PATHS_SHOWN])}{more}")
+        seen.note(f"changed: {with_paths(wanted, paths)}")
     else:
         seen.same += 1
+    if extra := [path for path in chosen.additions(wanted, live) if path not in (paths or ())]:
+        seen.extra.append(with_paths(wanted, extra))

@@ -160,6 +160,7 @@ def test_what_drifted_is_shown_by_path_and_put_back_and_strangers_stay(
     kubectl("patch", "secret", "binary", "-n", NAMESPACE, "-p", json.dumps({"data": {"key": drifted}}))
     kubectl("patch", "cronjob", "one", "-n", NAMESPACE, "-p", '{"spec":{"schedule":"5 5 * * *"}}')
     kubectl("create", "configmap", "stranger", "-n", NAMESPACE)
+    kubectl("annotate", "configmap", "text", "-n", NAMESPACE, "example.org/owner=somebody-else")
     job = work(tmp_path / "work", *capture, **own())
 
     told = SOURCE.preview(host(), job)
@@ -169,7 +170,13 @@ def test_what_drifted_is_shown_by_path_and_put_back_and_strangers_stay(
     assert f"changed: Secret {NAMESPACE}/binary: data.key" in told
     assert f"changed: CronJob {NAMESPACE}/one: spec.schedule" in told
     assert drifted not in str(told) + str(done)
+    assert done[1].endswith(" are there with all that the snapshot holds")
+    for said in (told, done):
+        [line] = [one for one in said if one.startswith("there now and not in the snapshot: ")]
+        assert f"ConfigMap {NAMESPACE}/text: metadata.annotations.example.org/owner; " in line
+        assert "somebody-else" not in str(said)
     assert live("secret", "binary")["data"] == {"key": SECRET}
+    kubectl("annotate", "configmap", "text", "-n", NAMESPACE, "example.org/owner-")
     assert live("cronjob", "one")["spec"]["schedule"] == "0 0 1 1 *"
     assert live("configmap", "stranger")["metadata"]["name"] == "stranger"
     (copies,) = (tmp_path / "work" / "safety").glob("objects-*/before.jsonl")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gxbackup.cluster_objects.cleaning import Cleaner, clean, is_built_in, is_left_out
-from gxbackup.cluster_objects.differences import changed_paths
+from gxbackup.cluster_objects.differences import added_paths, changed_paths
 from gxbackup.cluster_objects.naming import Choice, Kind, is_matched, ordered
 from gxbackup.errors import RestoreRefusedError
 
@@ -223,3 +223,22 @@ def test_a_difference_is_told_by_its_path_and_never_by_its_value() -> None:
     assert changed_paths(live, wanted) == ["data.password"]
     assert changed_paths({**live, "items": [1, {"a": 1}]}, {**live, "items": [1, {"a": 2}]}) == ["items[1].a"]
     assert changed_paths({**live, "items": [1]}, {**live, "items": [1, 2]}) == ["items"]
+
+
+def test_what_others_added_since_is_told_by_its_path_and_never_by_its_value() -> None:
+    container = {"name": "peer", "env": [{"name": "A", "value": "1"}], "args": ["x"]}
+    captured = made("Pod", metadata={"labels": {"app": "x"}}, spec={"containers": [container]})
+    since = copy.deepcopy(captured)
+    since["metadata"]["annotations"] = {"example.org/token": "s3cret"}
+    since["metadata"]["labels"]["tier"] = "front"
+    since["spec"]["hostAliases"] = []
+    [peer] = since["spec"]["containers"]
+    peer["env"] = [{"name": "LD_PRELOAD", "value": "s3cret"}, {"name": "A", "value": "2", "valueFrom": {"x": "s3cret"}}]
+    peer["args"] = ["x", "s3cret"]
+    since["spec"]["containers"] = [{"name": "sidecar"}, peer]
+
+    assert added_paths(since, captured) == [
+        "metadata.annotations.example.org/token", "metadata.labels.tier", "spec.containers[0]",
+        "spec.containers[1].args", "spec.containers[1].env[0]", "spec.containers[1].env[1].valueFrom.x",
+    ]  # fmt: skip
+    assert added_paths(captured, since) == []
