@@ -14,7 +14,7 @@ from gxbackup.errors import BackupError, RestoreError
 from gxbackup.model import Evidence
 from gxbackup.ports import Place
 from gxbackup.redis import swap
-from gxbackup.redis.server import KeyCount, RedisServer
+from gxbackup.redis.server import KeyCount, RedisServer, keyspace
 from gxbackup.redis.swap import DataFiles
 
 
@@ -61,32 +61,42 @@ def put_in_place(target: Target, new: Path, files: DataFiles, evidence: Evidence
         with target.data() as (place, folder):
             told = [f"a restore that was killed was undone first: {name}" for name in
                     swap.put_back(place, folder, files)]  # fmt: skip
-            told += swap.prepare(place, folder, files, new, evidence)
+            prepared = swap.prepare(place, folder, files, new, evidence)
+            told += prepared.told
             swap.exchange(place, folder, files)
             exchanged = True
         target.start()
-        told += _loaded(target.server().keyspace(), evidence, target.name)
+        told += _loaded(target.server().info(), prepared.keys, target.name)
         kept = swap.keep(target.server().place, target.folder)
     except BaseException as error:  # noqa: BLE001 - a signal, too, must not leave the server stopped
         raise _undone(target, files, error, exchanged) from None
     return [*told, f"{target.name} runs with it; what was there lies in {target.folder}/{', '.join(kept)}"]
 
 
-def _loaded(seen: dict[str, KeyCount], evidence: Evidence, name: str) -> list[str]:
+def _loaded(info: dict[str, str], put_in: dict[str, KeyCount], name: str) -> list[str]:
     """
-    Look at the started server: what it loaded was counted before, but it may have loaded something else.
+    Compare the started server's keys without an end with those that were put in: it may have loaded something else.
 
-    Its clients write already, so that its keys are no longer to be compared one by one.
+    Its clients write already: it may differ by as many keys as there were changes since it loaded. A save sets that
+    number back, and then each database that had such keys must at least be there. Raises: RestoreError.
     """
-    databases = evidence.get("databases")
-    for database, told in databases.items() if isinstance(databases, dict) else ():
-        assert isinstance(told, dict)
-        if told["keys"] != told["expires"] and database not in seen:
+    seen = keyspace(info)
+    changes = int(info["rdb_changes_since_last_save"])
+    is_saved = info.get("rdb_saves", "0") != "0" or info["rdb_last_bgsave_time_sec"] != "-1"
+    for database in sorted({*put_in, *seen}, key=int):
+        expected, now = (_lasting(of.get(database, KeyCount(0, 0))) for of in (put_in, seen))
+        if (expected and database not in seen) if is_saved else abs(expected - now) > changes:
             raise RestoreError(
-                f"{name}: database {database}: expected {told['keys']} keys, seen an empty one after the start",
+                f"{name}: database {database}: expected {expected} keys without an end, seen {now} after the start "
+                f"and {changes} changes",
                 "does it load another file than its settings say?",
             )
     return [f"started with {sum(one.keys for one in seen.values())} keys"]
+
+
+def _lasting(count: KeyCount) -> int:
+    """Return how many keys do not expire."""
+    return count.keys - count.expires
 
 
 def _undone(target: Target, files: DataFiles, error: BaseException, exchanged: bool) -> BaseException:

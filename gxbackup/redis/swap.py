@@ -11,13 +11,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gxbackup import clock
 from gxbackup.errors import CommandError, RestoreError
 from gxbackup.model import Evidence
 from gxbackup.ports import Place
 from gxbackup.redis import rdb
-from gxbackup.redis.server import RedisServer
+from gxbackup.redis.server import KeyCount, RedisServer
 from gxbackup.scratch.redis import compare, running_redis
 
 NEW = ".gx-restore-new"
@@ -90,7 +91,14 @@ class DataFiles:
         return [name for name in (self.rdb, self.append_folder, self.append_file) if name]
 
 
-def prepare(place: Place, folder: str, files: DataFiles, new: Path, evidence: Evidence) -> list[str]:
+class Prepared(NamedTuple):
+    """What a prepared dataset holds, counted as it was served, and what was compared."""
+
+    keys: dict[str, KeyCount]
+    told: list[str]
+
+
+def prepare(place: Place, folder: str, files: DataFiles, new: Path, evidence: Evidence) -> Prepared:
     """
     Lay the new dataset beside the old one and prove it there, served by a Redis of ours that nobody else reaches.
 
@@ -110,11 +118,11 @@ def prepare(place: Place, folder: str, files: DataFiles, new: Path, evidence: Ev
     if not files.append_folder:
         del names["appenddirname"]
     with running_redis(place, f"{folder}/{NEW}", files.rdb, names) as server:
-        told = compare(evidence, server.keyspace(), _expired(place, target), place.name)
+        told = compare(evidence, seen := server.keyspace(), rdb.check(place, target), place.name)
         if files.appends:
             _append(server)
             told.append("its append-only file was written anew from them")
-    return told
+    return Prepared(seen, told)
 
 
 def exchange(place: Place, folder: str, files: DataFiles) -> None:
@@ -162,12 +170,6 @@ def _append(server: RedisServer) -> None:
         time.sleep(0.05)
     if info["aof_last_bgrewrite_status"] != "ok" or info["aof_last_write_status"] != "ok":
         raise RestoreError(f"{server.place.name}: the append-only file could not be written: is the disk full?")
-
-
-def _expired(place: Place, file: str) -> int:
-    """Return how many keys of an RDB may have gone since: those whose time is over by now."""
-    checked = rdb.check(place, file)
-    return checked.expired if checked.keys is not None else 2**62
 
 
 def _step(place: Place, line: str, *words: str) -> list[str]:

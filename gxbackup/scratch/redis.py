@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from gxbackup.errors import BackupError, CommandError, IntegrityError, RestoreError, SetupError
 from gxbackup.model import Evidence
 from gxbackup.ports import Place
+from gxbackup.redis.rdb import CheckedRdb
 from gxbackup.redis.server import KeyCount, RedisServer
 
 LOAD_TIMEOUT_SECONDS = 3600
@@ -74,17 +75,24 @@ def _await_loaded(server: RedisServer, place: Place, folder: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def compare(evidence: Evidence, seen: dict[str, KeyCount], expired: int, label: str) -> list[str]:
+def compare(evidence: Evidence, seen: dict[str, KeyCount], checked: CheckedRdb, label: str) -> list[str]:
     """
-    Compare what a server holds with what its RDB held; `expired` of the RDB's keys have lived out their time since.
+    Compare what a server holds with what its RDB held; `checked` tells how many keys have lived out their time since.
 
-    Keys without an end are compared exactly. Raises: IntegrityError naming the first database that differs.
+    Keys without an end are compared exactly; where the snapshot tells no counts, all keys with those that are counted
+    in the file. Raises: IntegrityError naming the first database that differs.
     """
+    # Without the tool nobody tells.
+    expired = checked.expired if checked.keys is not None else 2**62
     told = evidence.get("databases")
     lost = 0
     total = sum(one.keys for one in seen.values())
     if not isinstance(told, dict):  # it was saved where there is no redis-check-rdb, and proven by its bytes alone
-        return [f"{total} keys in {len(seen)} databases; the snapshot tells no counts to compare with"]
+        if checked.keys is None:
+            return [f"{total} keys in {len(seen)} databases; nothing tells counts to compare with"]
+        if not checked.keys - expired <= total <= checked.keys:
+            raise IntegrityError(f"{label}: expected the {checked.keys} keys of the file, seen {total}")
+        return [f"{total} keys in {len(seen)} databases equal what is counted in the file; the snapshot tells none"]
     expected = {name: _count(one) for name, one in told.items()}
     for name in sorted({*expected, *seen}, key=int):
         was, now = expected.get(name, KeyCount(0, 0)), seen.get(name, KeyCount(0, 0))

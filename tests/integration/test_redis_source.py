@@ -390,10 +390,54 @@ def test_a_server_that_loads_something_else_gets_its_old_data_back(own: Any, tmp
     redis.cli("SET", "newer", "than-the-backup")
 
     # It does append, and so it ignores the RDB and starts empty.
-    with pytest.raises(RestoreError, match="back: .*database 0: expected 1006 keys, seen an empty one"):
+    with pytest.raises(RestoreError, match="back: .*database 0: expected 1005 keys without an end, seen 0"):
         restore.put_in_place(redis, given.file, FILES, given.artifact.evidence)
 
     assert redis.cli("GET", "newer") == "than-the-backup"
+
+
+def test_a_server_that_loads_an_older_file_is_seen_by_its_counts(own: Any, tmp_path: Path) -> None:
+    redis = own("--dbfilename", "other.rdb")
+    redis.cli(text="SET key:1 old\nSET key:2 old\nSELECT 7\nSET other old\n")  # the databases are the same
+    redis.cli("SAVE")
+    elsewhere = LocalRedis(tmp_path / "elsewhere", "--save", "")
+    elsewhere.start()
+    elsewhere.fill()
+    capture, rdb, end = taken(elsewhere)
+    elsewhere.stop()
+    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+
+    for evidence in (given.artifact.evidence, {}):  # also where the snapshot tells no counts
+        with pytest.raises(RestoreError, match="database 0: expected 1005 keys without an end, seen 2 after the start"):
+            restore.put_in_place(redis, given.file, FILES, evidence)
+
+    assert redis.cli("GET", "key:1") == "old"
+
+
+def test_what_clients_write_after_the_start_is_no_difference(
+    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = own()
+    redis.fill()
+    capture, rdb, end = taken(redis)
+    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+    start = redis.start
+    monkeypatch.setattr(
+        redis, "start", lambda: (start(), redis.cli("DEL", "key:1", "key:2"), redis.cli("SET", "a", "b"))
+    )
+
+    told = restore.put_in_place(redis, given.file, FILES, given.artifact.evidence)
+
+    assert "started with 1007 keys" in told
+
+
+def test_a_snapshot_without_counts_is_compared_with_those_of_its_file(redis: LocalRedis, tmp_path: Path) -> None:
+    capture, rdb, _ = taken(redis)
+    bare = work(tmp_path / "area", capture, rdb, StreamEnd({}))
+
+    told = source(redis).rehearse(redis.host(), bare)
+
+    assert told == ["1008 keys in 2 databases equal what is counted in the file; the snapshot tells none"]
 
 
 class Killed(BaseException):
