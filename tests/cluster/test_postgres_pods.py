@@ -140,7 +140,8 @@ def test_the_estates_own_database_comes_back_equal_on_a_scratch_server(tmp_path:
     opened = backed_up(source, HOST, tmp_path / "plain")
 
     said = source.rehearse(HOST, work_of(source, opened, tmp_path))
-    assert sum("evidence equal" in line for line in said) == 2
+    # What earlier restores kept there comes back too.
+    assert {"backend", "explorer"} <= {line.split(":")[0] for line in said if "evidence equal" in line}
 
 
 def test_a_pod_deleted_in_the_middle_of_a_dump_is_an_error(pod: str, tmp_path: Path) -> None:
