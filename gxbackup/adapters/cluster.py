@@ -43,7 +43,9 @@ class Pod(Frozen):
     containers: tuple[str, ...]
     images: tuple[str, ...]
     labels: dict[str, str]
-    claims: dict[str, str] = Field(description="name of each claim it mounts → its folder in the first container")
+    claims: dict[str, str] = Field(
+        description="name of each claim it mounts → its folder; empty where it is mounted by subPath alone"
+    )
 
 
 class Cluster:
@@ -291,7 +293,13 @@ def _pod(item: Any) -> Pod:
         for volume in item.spec.volumes or ()
         if volume.persistent_volume_claim
     }
-    mounts = {mount.name: mount.mount_path for mount in item.spec.containers[0].volume_mounts or ()}
+    # A subPath is another folder than the claim's own: what is mounted so alone has no folder that is known here.
+    mounts = {
+        mount.name: mount.mount_path
+        for container in item.spec.containers
+        for mount in container.volume_mounts or ()
+        if not mount.sub_path and not mount.sub_path_expr
+    }
     return Pod(
         namespace=item.metadata.namespace,
         name=item.metadata.name,
