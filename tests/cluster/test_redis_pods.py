@@ -133,6 +133,7 @@ def test_a_worker_killed_in_a_restore_leaves_what_the_next_run_puts_right(tmp_pa
     cut = subprocess.run(
         [sys.executable, "-c", KILLED_RESTORE, str(tmp_path / "work.json"), SOURCE.model_dump_json()],
         cwd=Path(__file__).resolve().parents[2], check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # as pytest found the modules of this test
     )  # fmt: skip
     replicas = Cluster().replicas(NAMESPACE, "redis")
     done = SOURCE.apply(HOST, given)
