@@ -85,7 +85,7 @@ def fetch(remote: Remote, chosen: Chosen, area: Path, progress: Callable[[Progre
     for snapshot in dict.fromkeys(artifact.held_in or chosen.snapshot for artifact in chosen.artifacts):
         artifacts = [a for a in chosen.artifacts if (a.held_in or chosen.snapshot) == snapshot]
         names = [part.path for artifact in artifacts for part in artifact.parts]
-        remote.download(layout.in_snapshot(chosen.remote_dir, snapshot), names, area, progress)
+        remote.download(layout.in_snapshot(chosen.remote_dir, snapshot), names, area, progress, may_link=True)
         for artifact in artifacts:
             for part in artifact.parts:
                 checking.require_equal(area / part.path, part)

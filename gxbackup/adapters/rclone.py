@@ -22,7 +22,7 @@ from typing import BinaryIO
 from gxbackup.adapters.rclone_answers import Features, Quota, RemoteFile, contained, entries, features, files, sums
 from gxbackup.adapters.rclone_command import PATIENT, Progress, Rclone
 from gxbackup.adapters.rclone_errors import FILE_MISSING, FOLDER_MISSING, RemoteFileMissingError, redacted
-from gxbackup.adapters.rclone_upload import Originals, hashes_on_disk, left_by_cut_uploads, sizes_on_disk
+from gxbackup.adapters.rclone_upload import Originals, hashes_on_disk, left_by_cut_uploads, link_from, sizes_on_disk
 from gxbackup.errors import IntegrityError, RemoteError, SetupError
 from gxbackup.inventory import RemoteSettings
 
@@ -144,25 +144,33 @@ class Remote:
             self._send(local_dir, to_send, folder, progress)
 
     def download(
-        self, folder: str, names: Sequence[str], to: Path, progress: Callable[[Progress], None] | None = None
+        self,
+        folder: str,
+        names: Sequence[str],
+        to: Path,
+        progress: Callable[[Progress], None] | None = None,
+        *,
+        may_link: bool = False,
     ) -> None:
         """
         Fetch `folder`/name to `to`/name for each name; one that is there with equal size and hash is not fetched again.
 
-        A file appears under its name only once it is whole. Raises: RemoteFileMissingError naming the first that the
-        remote does not hold.
+        A file appears under its name only once it is whole. With `may_link` a remote on the same filesystem gives its
+        own files a second name there: who reads them must never write to them. Raises: RemoteFileMissingError naming
+        the first that the remote does not hold.
         """
         wanted = list(dict.fromkeys(contained(name) for name in names))
-        if not wanted:
-            return
-        source = self._at(contained(folder))
-        self._rclone.transfer(
-            f"download from {redacted(source)}",
-            *("copy", "--checksum", *self._unproven(), source, str(to.absolute())),
-            names=wanted,
-            progress=progress,
-            accept=(0, FOLDER_MISSING),
-        )
+        root = self.features().local_root if may_link else None
+        to_fetch = link_from(root / contained(folder), wanted, to) if root else wanted
+        if to_fetch:
+            source = self._at(contained(folder))
+            self._rclone.transfer(
+                f"download from {redacted(source)}",
+                *("copy", "--checksum", *self._unproven(), source, str(to.absolute())),
+                names=to_fetch,
+                progress=progress,
+                accept=(0, FOLDER_MISSING),
+            )
         for name in wanted:
             if not (to / name).is_file():
                 raise self._missing(f"{folder}/{name}")

@@ -1,4 +1,4 @@
-"""What an upload has here, what of it lies there, and the rename that a local remote allows. Starts no program."""
+"""What an upload has here, what of it lies there, and the links that a local remote allows. Starts no program."""
 
 from __future__ import annotations
 
@@ -67,6 +67,20 @@ class Originals:
                 return list(names[number:])
             source.unlink()
         return []
+
+
+def link_from(source_dir: Path, names: Sequence[str], to: Path) -> list[str]:
+    """Give files of a folder of the same filesystem a second name; return those that must be copied instead."""
+    for number, name in enumerate(names):
+        source, target = source_dir / name, to / name
+        try:
+            if not stat.S_ISREG(source.lstat().st_mode):
+                return list(names[number:])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, target)
+        except OSError:
+            return list(names[number:])
+    return []
 
 
 def sizes_on_disk(folder: Path, names: Iterable[str]) -> dict[str, int]:

@@ -207,6 +207,24 @@ def test_a_retry_counts_what_the_remote_holds_although_it_is_gone_here(lab: Lab)
     assert remote.sha256_many("s", ["one", "two"]) == {name: digest for name, (_, digest) in expected.items()}
 
 
+def test_files_that_are_only_read_may_be_linked_and_their_going_leaves_the_remote_as_it_was(
+    lab: Lab, tmp_path: Path
+) -> None:
+    lab.put("s/deep/file", b"held")
+    remote, back = lab.remote(), tmp_path / "back"
+
+    remote.download("s", ["deep/file"], back, may_link=True)
+    remote.download("s", ["deep/file"], back, may_link=True)
+    links = (back / "deep/file").stat().st_nlink
+    content = (back / "deep/file").read_bytes()
+    (back / "deep/file").unlink()
+
+    assert (content, links) == (b"held", 2 if lab.kind == "local" else 1)
+    assert remote.read("s/deep/file") == b"held"
+    with pytest.raises(RemoteFileMissingError, match="absent"):
+        remote.download("s", ["deep/file", "absent"], back, may_link=True)
+
+
 def test_what_the_remote_can_do_and_its_room_are_told(lab: Lab) -> None:
     remote = lab.remote()
 
