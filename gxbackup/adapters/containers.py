@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gxbackup.adapters.container_place import ContainerPlace
@@ -20,6 +22,9 @@ CALL_TIMEOUT_SECONDS = 60
 POLL_SECONDS = 0.2
 # A process that cannot start usually ends within a moment: `running` counts once it has lasted so long.
 SETTLED_SECONDS = 2.0
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+PROGRAM = "dockerd"
+DATA_ROOT = Path("/var/lib/docker")
 TYPES = ("container", "image", "volume", "network")
 
 
@@ -61,7 +66,12 @@ class Containers:
                     yield EngineObject(kind, identity, name, _inspected(engine, kind, identity))
 
     def place(self, name: str) -> ContainerPlace:
-        """Return a running container as a place; SourceMissingError where there is none, or it does not run."""
+        """
+        Return a running container as a place.
+
+        Raises: SourceMissingError where there is none; a retryable one where it is there and does not run, or there is
+        an Engine that does not answer: what it holds is then unknown, not absent.
+        """
         with self._engine() as engine:
             from docker.errors import NotFound
 
@@ -73,7 +83,10 @@ class Containers:
                 ) from None
         if not state["Running"] or state.get("Paused"):
             raise SourceMissingError(
-                f"container {name}: expected running, seen {state['Status']}", f"docker logs --tail 50 {name}"
+                f"container {name}: expected running, seen {state['Status']}",
+                f"docker logs --tail 50 {name}",
+                "one that is no longer used: remove it, and source.docker_container from the inventory",
+                retryable=True,
             )
         return ContainerPlace(self._engine, name)
 
@@ -127,9 +140,13 @@ class Containers:
 
         hint = "is it running (`systemctl status docker`)? DOCKER_HOST names its socket"
         try:
-            url = str(parse_host(os.environ.get("DOCKER_HOST")))
+            url = str(parse_host(os.environ.get("DOCKER_HOST") or DEFAULT_SOCKET))
             _knock(url)
-            engine = docker.from_env(timeout=CALL_TIMEOUT_SECONDS)
+            engine = docker.from_env(timeout=CALL_TIMEOUT_SECONDS, environment={"DOCKER_HOST": url, **os.environ})
+        except FileNotFoundError as error:
+            raise SourceMissingError(
+                f"docker engine: cannot be reached: {error}", hint, retryable=_is_expected()
+            ) from None
         except (DockerException, OSError) as error:
             raise SourceMissingError(f"docker engine: cannot be reached: {error}", hint, retryable=True) from None
         try:
@@ -147,6 +164,11 @@ class Containers:
                 raise CollectError(f"docker engine: stopped answering: {error}", hint, retryable=True) from None
         finally:
             engine.close()
+
+
+def _is_expected() -> bool:
+    """Tell whether this host should have an Engine: it is named, or there are its program or its data."""
+    return bool(os.environ.get("DOCKER_HOST")) or shutil.which(PROGRAM) is not None or DATA_ROOT.exists()
 
 
 def _knock(url: str) -> None:

@@ -44,7 +44,9 @@ class Postgres(Restorable):
     pod: KubernetesName | None = Field(default=None, description="the pod that the server runs in")
     container: KubernetesName | None = Field(default=None, description="its container, where the pod has several")
     docker_container: ContainerName | None = Field(
-        default=None, description="the Docker container that it runs in; with a pod too, each that is found is captured"
+        default=None,
+        description="the Docker container that it runs in; with a pod too, each that is found is captured, and one that is "
+        "stopped, or an Engine that does not answer, counts as missing",
     )
     user: str = Field(default="postgres", min_length=1, description="a superuser")
     password_variable: str = Field(

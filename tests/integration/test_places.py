@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,10 +27,17 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield started
 
 
-@pytest.fixture(params=["this host", "container"])
+class FarPlace(LocalPlace):
+    """This host, as if the way to it were slow."""
+
+    packs = True
+
+
+@pytest.fixture(params=["this host", "far", "container"])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
-    if request.param == "this host":
-        return LocalPlace("this host", {"PASSWORD": SECRET})
+    if request.param in ("this host", "far"):
+        kind = FarPlace if request.param == "far" else LocalPlace
+        return kind("this host", {"PASSWORD": SECRET})
     engine = request.getfixturevalue("engine")
     monkeypatch.setenv("DOCKER_HOST", engine.url)
     return Containers().place("gx-place")
@@ -117,6 +126,67 @@ def test_a_shell_line_uses_the_password_of_the_place_and_no_argv_holds_it(place:
     assert SECRET not in argv
 
 
+def standing_in_for_zstd(folder: Path, script: str) -> FarPlace:
+    """Return a place whose own zstd is this script."""
+    program = folder / "zstd"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return FarPlace("far", {"PATH": f"{folder}:{os.environ['PATH']}", "REAL": shutil.which("zstd") or ""})
+
+
+def test_on_a_slow_way_what_packs_well_is_sent_packed(tmp_path: Path) -> None:
+    place = standing_in_for_zstd(tmp_path, f'"$REAL" "$@" | tee {tmp_path}/last')
+    zeros = tmp_path / "zeros"
+    zeros.write_bytes(bytes(5_000_000))
+
+    with place.read(["head", "-c", "3000000", "/dev/zero"]) as stream:
+        read = all_of(stream)
+        stream.finish()
+    packed_bytes = (tmp_path / "last").stat().st_size
+    ended = place.write(["sha256sum"], zeros, timeout_seconds=60)
+
+    assert (read, packed_bytes < 10_000) == (bytes(3_000_000), True)
+    assert (tmp_path / "last").stat().st_size == 5_000_000
+    assert ended.text().split()[0] == hashlib.sha256(bytes(5_000_000)).hexdigest()
+
+
+def test_a_zstd_that_dies_in_the_place_is_a_failure_never_a_shorter_file(tmp_path: Path) -> None:
+    place = standing_in_for_zstd(tmp_path, '"$REAL" "$@" | head -c 1000; cat >/dev/null; exit 9')
+    zeros = tmp_path / "zeros"
+    zeros.write_bytes(bytes(5_000_000))
+
+    with place.read(["head", "-c", "60000000", "/dev/zero"]) as stream:
+        all_of(stream)
+        with pytest.raises(CommandError, match="zstd: expected exit status 0, seen 9"):
+            stream.finish()
+    with pytest.raises(IntegrityError, match="expected input with b2sum"):
+        place.write(["cat"], zeros, timeout_seconds=60)
+
+
+def test_what_comes_packed_and_is_no_zstd_is_damage(tmp_path: Path) -> None:
+    place = standing_in_for_zstd(tmp_path, "cat")
+
+    with (
+        place.read(["echo", "plain"]) as stream,
+        pytest.raises(IntegrityError, match="expected what zstd packed, seen after 6 bytes"),
+    ):
+        all_of(stream)
+
+
+def test_a_place_without_zstd_sends_what_it_has(tmp_path: Path) -> None:
+    for program in ("sh", "tee", "b2sum", "head", "cat", "echo"):
+        (tmp_path / program).symlink_to(shutil.which(program) or "")
+    place = FarPlace("far", {"PATH": str(tmp_path)})
+    (tmp_path / "input").write_bytes(b"x" * 100_000)
+
+    with place.read(["head", "-c", "100000", "/dev/zero"]) as stream:
+        read = all_of(stream)
+        stream.finish()
+
+    assert read == bytes(100_000)
+    assert place.write(["cat"], tmp_path / "input", timeout_seconds=60).stdout == b"x" * 100_000
+
+
 def test_the_engine_restarted_in_mid_stream_is_an_error(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +209,10 @@ def test_a_container_that_is_not_there_or_stopped_is_named(engine: Engine, monke
     with engine.container("gx-ended") as container:
         container.wait()
 
-    with pytest.raises(SourceMissingError, match="container gx-ended: expected running, seen exited"):
+    with pytest.raises(SourceMissingError, match="container gx-ended: expected running, seen exited") as there:
         Containers().place("gx-ended")
-    with pytest.raises(SourceMissingError, match="container gx-absent: expected, seen none"):
+    with pytest.raises(SourceMissingError, match="container gx-absent: expected, seen none") as absent:
         Containers().place("gx-absent")
+
+    assert there.value.retryable
+    assert not absent.value.retryable

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
+from gxbackup.adapters import containers
+from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
 from gxbackup.errors import CollectError, CommandError, IntegrityError, RestoreError, SetupError, SourceMissingError
 from gxbackup.model import Capture
@@ -238,3 +242,54 @@ def test_a_pod_that_is_there_but_not_ready_is_missing_beside_a_good_container(po
     captures = both.collect(host, "postgres-ca")
 
     assert captured(both, host, captures[0])[1].shortfalls == (fault.message,)
+
+
+@pytest.fixture
+def without_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be on a host where no Docker Engine ever was; give the folder in which its socket would be."""
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(containers, "PROGRAM", str(tmp_path / "dockerd"))
+    monkeypatch.setattr(containers, "DEFAULT_SOCKET", f"unix://{tmp_path}/docker.sock")
+    monkeypatch.setattr(containers, "DATA_ROOT", tmp_path / "docker")
+    monkeypatch.setattr(containers, "CALL_TIMEOUT_SECONDS", 1)
+    return tmp_path
+
+
+def beside_a_good_pod(postgres: Protected) -> dict[str, JsonValue]:
+    """Look for the CA's database; return what is told of the roles' capture."""
+    both = Postgres(namespace="fabric", pod="postgres-0", docker_container="postgres.ca")
+    captures = both.collect(Host(Containers(), host_with(pod=postgres.place()).cluster), "postgres-ca")
+    assert {"globals.pod.sql", "app.pod.dump"} <= {each.name for each in captures}
+    return captures[0].settings
+
+
+def test_a_host_that_never_had_an_engine_holds_no_container_and_costs_nothing(
+    postgres: Protected, without_engine: Path
+) -> None:
+    told = beside_a_good_pod(postgres)
+
+    assert told["shortfalls"] == []
+    assert "docker engine: cannot be reached" in str(told["absent"])
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # the SDK drops a socket that never answers
+@pytest.mark.parametrize("left", ["its data", "its program", "DOCKER_HOST", "a dead socket", "a stuck engine"])
+def test_an_engine_that_does_not_answer_may_hold_the_database_and_is_missing_beside_a_good_pod(
+    postgres: Protected, without_engine: Path, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as listening:
+        if left == "its data":
+            (without_engine / "docker").mkdir()
+        elif left == "its program":
+            (without_engine / "dockerd").touch(mode=0o755)
+        elif left == "DOCKER_HOST":
+            monkeypatch.setenv("DOCKER_HOST", f"unix://{without_engine}/named.sock")
+        else:
+            listening.bind(str(without_engine / "docker.sock"))
+        if left == "a stuck engine":
+            listening.listen()
+
+        told = beside_a_good_pod(postgres)
+
+    assert "docker engine: cannot be reached" in str(told["shortfalls"])
+    assert "absent" not in told
