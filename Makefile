@@ -41,9 +41,13 @@ check: setup ## style, types, imports, schedules against promises, deployments a
 docs: setup ## write the pages that come from the code
 	@$(PYTHON) scripts/reference.py
 
-bench: ## time and memory against the strategy's steps, restic, borg and the bare pipeline
+bench: ## time and memory against the strategy's steps, restic, borg and the bare pipeline; with CLUSTER, of all kinds
 	@scripts/setup bench
-	@$(PYTHON) scripts/bench.py
+	@status=0; $(PYTHON) scripts/bench.py || status=$$?; \
+	if [ -x $(CLUSTER)/up ]; then \
+		eval "$$($(CLUSTER)/up)"; export PATH="$$(dirname "$$KUBECONFIG")/../bin:$$PATH"; \
+		for part in databases ledger; do $(PYTHON) scripts/bench_$$part.py || status=$$?; done; \
+	else echo "bench: no $(CLUSTER)/up: databases and ledgers are not measured"; fi; exit $$status
 
 deploy: ## apply prefect.yaml to the server of PREFECT_API_URL; workers find the code in ROOT
 	@scripts/setup runtime

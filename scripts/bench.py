@@ -1,33 +1,34 @@
 """
 Time GX backup against the strategy's own steps, restic, borg and the bare pipeline, on the same data in one run.
 
-Prints a table and writes JSON to .bench/result.json. Every figure is a whole process, wall time; each round runs all
+Prints a table and writes JSON to .bench/website.json. Every figure is a whole process, wall time; each round runs all
 competitors once, in turn, so that a machine whose speed drifts does so for all. Run it with `make bench`; RUNS=3.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from estate import BIN, PROJECT, Estate, estate, fresh
+from bench_figures import Figures, rotated, shell, timed
+from estate import PROJECT, Estate, estate, fresh
 
 ROOT = PROJECT / ".bench"
 DATA = ROOT / "data"
 STAGED = ROOT / "strategy-staging"
 KEY = "GX_BENCH_PASSWORD"
 SIZES_GIB = (1, 20)
-RESTORES = {"strategy_restore": "strategy restore", "floor_restore": "floor restore", "restore": "gx restore"}
+NAMES = {
+    "deployment": "gx deployment run", "strategy_restore": "strategy restore", "floor_restore": "floor restore",
+    "restore": "gx restore",
+}  # fmt: skip
 
 
 def make_data(root: Path) -> None:
@@ -54,28 +55,6 @@ def _inventory(document: dict[str, Any]) -> None:
     website = document["servers"]["vps1"]["data_types"]["website"]
     website["source"]["root"] = str(DATA)
     document["servers"]["vps1"]["data_types"] = {"website": website}
-
-
-def timed(action: Callable[[], float | None]) -> float:
-    """Return the wall seconds of one call, or those that it measured; the disk's queue is written out before it."""
-    os.sync()
-    began = time.perf_counter()
-    measured = action()
-    return time.perf_counter() - began if measured is None else measured
-
-
-def _in_turn(names: Sequence[str], number: int) -> Sequence[str]:
-    first = number % len(names)
-    return [*names[first:], *names[:first]]
-
-
-def shell(command: str, **extra: str) -> None:
-    """Run a shell line and raise where it fails."""
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "PATH": path, **extra},
-    )  # fmt: skip
 
 
 class Competitors:
@@ -117,13 +96,13 @@ class Competitors:
 
     def pipeline(self) -> dict[str, float]:
         """Ours from capture to remote verify, in a process of its own that is warm: seconds and memory over idle."""
-        done = self.place.run(sys.executable, "scripts/bench_pipeline.py", "vps1", "website")
+        done = self.place.run(sys.executable, "scripts/bench_pieces.py", "vps1", "website")
         measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return measured
 
     def memory_mib(self, size_gib: int) -> float:
         """Memory over idle for so many generated GiB."""
-        done = self.place.run(sys.executable, "scripts/bench_pipeline.py", "--memory", str(size_gib))
+        done = self.place.run(sys.executable, "scripts/bench_pieces.py", "memory", str(size_gib))
         return float(json.loads(done.stdout.splitlines()[-1])["memory_mib"])
 
     def deployment(self) -> float:
@@ -151,76 +130,59 @@ class Competitors:
         began = time.perf_counter()
         self.place.run_deployment(name, *words)
         whole = time.perf_counter() - began
-        done = self.place.run(sys.executable, "scripts/bench_pipeline.py", "--last-run", name)
+        done = self.place.run(sys.executable, "scripts/bench_pieces.py", "last-run", name)
         measured = float(json.loads(done.stdout.splitlines()[-1])["seconds"])
         assert measured <= whole
         return measured
 
 
-def measure(runs: int) -> dict[str, list[float]]:
-    """Run every competitor in turn, `runs` times, and return the seconds of each."""
-    seconds: dict[str, list[float]] = {}
+def measure(runs: int) -> Figures:
+    """Run every competitor in turn, `runs` times."""
+    figures = Figures()
     with estate(ROOT / "estate", _inventory) as place:
         place.start_server()
         place.deploy()
         place.start_worker("vps1")
-        all_of_them = Competitors(place)
+        competitors = Competitors(place)
         for size_gib in SIZES_GIB:
-            seconds[f"gx memory at {size_gib} GiB, MiB"] = [all_of_them.memory_mib(size_gib)]
+            figures.add(f"gx memory at {size_gib} GiB, MiB", competitors.memory_mib(size_gib))
         for number in range(runs):
-            for folder in ("strategy-remote", "strategy-fetched", "restic", "borg", "floor", "estate/remote"):
+            for folder in ("strategy-remote", "restic", "borg", "floor", "estate/remote"):
                 shutil.rmtree(ROOT / folder, ignore_errors=True)
             shutil.rmtree(place.staging / "last-written", ignore_errors=True)
-            for name in ("strategy", "restic", "borg", "floor"):
-                seconds.setdefault(name, []).append(timed(getattr(all_of_them, name)))
-            inside = all_of_them.pipeline()
-            seconds.setdefault("gx capture to verify", []).append(inside["seconds"])
-            seconds.setdefault("gx memory over idle, MiB", []).append(inside["memory_mib"])
-            seconds.setdefault("gx deployment run", []).append(timed(all_of_them.deployment))
-            # Memory that a virtual machine gave back costs to get again, so who comes first is served best: take turns.
-            for name in _in_turn(("strategy_restore", "floor_restore", "restore"), number):
+            for name in rotated(("strategy", "restic", "borg", "floor", "pipeline", "deployment"), number):
+                if name == "pipeline":
+                    inside = competitors.pipeline()
+                    figures.add("gx capture to verify", inside["seconds"])
+                    figures.add("gx memory over idle, MiB", inside["memory_mib"])
+                else:
+                    figures.add(NAMES.get(name, name), timed(getattr(competitors, name)))
+            for name in rotated(("strategy_restore", "floor_restore", "restore"), number):
                 for folder in ("strategy-fetched", "strategy-restored", "floor-restored", "restored"):
                     shutil.rmtree(ROOT / folder, ignore_errors=True)
-                seconds.setdefault(RESTORES[name], []).append(timed(getattr(all_of_them, name)))
-            print(
-                f"round {number + 1} of {runs}: " + ", ".join(f"{k} {v[-1]:.1f}" for k, v in seconds.items()),
-                flush=True,
-            )
-    return seconds
+                figures.add(NAMES[name], timed(getattr(competitors, name)))
+            figures.tell(number, runs)
+    return figures
 
 
 def main() -> int:
     """Measure, print the table with its targets, and write the JSON; 1 where a target is not met."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS", "3")))
-    runs = parser.parse_args().runs
     fresh(ROOT)
     make_data(DATA)
-    seconds = measure(runs)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    ours, whole, back = median["gx capture to verify"], median["gx deployment run"], median["gx restore"]
+    figures = measure(int(os.environ.get("RUNS", "3")))
+    ratio = figures.ratio
     targets = {
-        "capture to verify / floor": (ours / median["floor"], 1.2),
-        "deployment run / strategy": (whole / median["strategy"], 0.25),
-        "deployment run / restic": (whole / median["restic"], 1.0),
-        "deployment run / borg": (whole / median["borg"], 1.0),
-        "restore / strategy": (back / median["strategy restore"], 1.0),
-        "memory over idle, MiB": (median["gx memory over idle, MiB"], 250.0),
-        **{f"memory at {size} GiB, MiB": (median[f"gx memory at {size} GiB, MiB"], 250.0) for size in SIZES_GIB},
+        "capture to verify / floor": (ratio("gx capture to verify", "floor"), 1.2),
+        "deployment run / strategy": (ratio("gx deployment run", "strategy"), 0.25),
+        "deployment run / restic": (ratio("gx deployment run", "restic"), 1.0),
+        "deployment run / borg": (ratio("gx deployment run", "borg"), 1.0),
+        "restore / strategy": (ratio("gx restore", "strategy restore"), 1.0),
+        "memory over idle, MiB": (figures.median("gx memory over idle, MiB"), 250.0),
+        **{
+            f"memory at {size} GiB, MiB": (figures.median(f"gx memory at {size} GiB, MiB"), 250.0) for size in SIZES_GIB
+        },
     }
-    print(f"\n{'what':28} {'min':>8} {'median':>8} {'max':>8}")
-    for name, values in seconds.items():
-        print(f"{name:28} {min(values):8.1f} {statistics.median(values):8.1f} {max(values):8.1f}")
-    print(f"\n{'target':28} {'seen':>8} {'at most':>8}")
-    for name, (seen, limit) in targets.items():
-        print(f"{name:28} {seen:8.2f} {limit:8.2f}  {'met' if seen <= limit else 'NOT met'}")
-    result = {
-        "runs": runs,
-        "seconds": seconds,
-        "targets": {k: {"seen": s, "limit": m} for k, (s, m) in targets.items()},
-    }
-    (ROOT / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(seen <= limit for seen, limit in targets.values()) else 1
+    return figures.judge(ROOT / "website.json", targets)
 
 
 if __name__ == "__main__":

@@ -1,64 +1,32 @@
-"""
-What every place does alike, once it can start a command: run, read and write without losing a byte; and this host.
-
-A stream that ends early looks like one that ended. Therefore each command's output is digested beside the command, and
-both the digest and the exit status are told on stderr: where either is absent, the stream was cut.
-"""
+"""What every place does alike, once it can start a command: run it, read its output, feed it; and this host."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import re
 import subprocess
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from gxbackup.adapters import process
+from gxbackup.adapters.transfer import CHUNK_BYTES, PROBE, Incoming, Means, Outgoing, stop, words
 from gxbackup.errors import CommandError, IntegrityError
-from gxbackup.ports import Ended, PlainStream, Running, StreamEnd
-
-CHUNK_BYTES = 1024 * 1024
-
-
-class Digest(Protocol):
-    """A digest under way."""
-
-    def update(self, data: bytes | memoryview, /) -> None:
-        """Take more bytes."""
-
-    def hexdigest(self) -> str:
-        """Spell it as sha256sum and b2sum do."""
-        ...
-
+from gxbackup.ports import Ended, PlainStream, Running
 
 STDERR_KEPT_BYTES = 64 * 1024
-# How long a command may take to end once all its output was read.
-END_TIMEOUT_SECONDS = 120
-# b2sum takes a third of the time of sha256sum, which busybox has alone; both are made to see loss, not malice.
-_DIGESTS: dict[str, Callable[[], Digest]] = {"b2sum": hashlib.blake2b, "sha256sum": hashlib.sha256}
-_CHOOSE = "command -v b2sum >/dev/null && echo b2sum || echo sha256sum"
-# tee opens a pipe that this shell made itself: the one that leads out may belong to another user.
-_READ = """exec 4>&1; digest=$1; shift
-{ { "$@" 3>&- 4>&-; echo "gx-status $?" >&2; } | tee /dev/fd/3 >&4; } 3>&1 |
-    "$digest" | { read -r sum _; echo "gx-digest $sum" >&2; }"""
-# Where stdin cannot be ended, its length is told first.
-_WRITE = """exec 4>&1; digest=$1; size=$2; shift 2
-{ head -c "$size" | tee /dev/fd/3 | { "$@" >&4 3>&- 4>&-; echo "gx-status $?" >&2; }; } 3>&1 |
-    "$digest" | { read -r sum _; echo "gx-digest $sum" >&2; }"""
-_WORD = re.compile(rb"^gx-(status|digest) (\w+)\n?", re.MULTILINE)
 
 
 class ExecPlace(ABC):
     """A place in which commands can be started; the rest follows."""
 
-    _program: str | None = None
+    # Whether the way to it is so slow that its output is packed there, where it has zstd.
+    packs: ClassVar[bool] = False
+    _means: Means | None = None
 
     @property
     @abstractmethod
@@ -86,110 +54,41 @@ class ExecPlace(ABC):
     @contextmanager
     def read(self, argv: Sequence[str]) -> Iterator[PlainStream]:
         """See `Place`."""
-        program = self._digest_program()
-        with self.start(["sh", "-c", _READ, "sh", program, *argv]) as running:
-            yield _Digested(running, f"{self.name}: {argv[0]}", _DIGESTS[program]())
+        means = self._known_means()
+        with self.start(means.read_words(argv)) as running:
+            yield Incoming(running, f"{self.name}: {argv[0]}", means)
 
     def write(self, argv: Sequence[str], file: Path, *, timeout_seconds: float) -> Ended:
         """See `Place`."""
-        program = self._digest_program()
-        words = ["sh", "-c", _WRITE, "sh", program, str(file.stat().st_size), *argv]
-        with self.start(words, stdin=True) as running:
-            feeder = _Feeder(running, file, _DIGESTS[program]())
-            feeder.start()
+        means = self._known_means()
+        outgoing = Outgoing(file, means)
+        with self.start(outgoing.words(argv), stdin=True) as running:
+            outgoing.send_to(running)
             try:
                 ended = _to_the_end(running, timeout_seconds, f"{self.name}: {argv[0]}")
             finally:
-                feeder.end()
-            said = _words(ended.stderr)
-        complaint = _WORD.sub(b"", ended.stderr).decode("utf-8", "replace").strip()
+                outgoing.end()
+        said, complaint = words(ended.stderr)
         if (status := said.get("status")) != "0":
             seen = f"exit status {status}" if status else "no end"
             raise CommandError(f"{self.name}: {argv[0]}: expected exit status 0, seen {seen}: {complaint}")
-        if feeder.failure is not None or said.get("digest") != feeder.digest.hexdigest():
+        sent, unpacked = outgoing.digest.hexdigest(), not outgoing.packs or said.get("packed") == "0"
+        if outgoing.failure is not None or not unpacked or said.get("digest") != sent:
             raise IntegrityError(
-                f"{self.name}: {argv[0]}: expected input with {program} {feeder.digest.hexdigest()}, "
-                f"seen {said.get('digest', 'none')}",
+                f"{self.name}: {argv[0]}: expected input with {means.digest} {sent}, "
+                f"seen {said.get('digest', 'none')}: {complaint}",
                 retryable=True,
             )
         return Ended(0, ended.stdout, complaint.encode())
 
-    def _digest_program(self) -> str:
-        if self._program is None:
-            self._program = self.run(["sh", "-c", _CHOOSE], timeout_seconds=60).text()
-        return self._program
+    def _known_means(self) -> Means:
+        if self._means is None:
+            answer = self.run(["sh", "-c", PROBE], timeout_seconds=60).text()
+            self._means = Means.told(answer, may_pack=self.packs)
+        return self._means
 
     def _failed(self, argv: Sequence[str], status: int, complaint: str) -> str:
         return f"{self.name}: {' '.join(argv)[:200]}: expected exit status 0, seen {status}: {complaint}"
-
-
-class _Feeder(threading.Thread):
-    """Sends a file beside whoever reads the answers: a command may print more than a pipe holds before it reads on."""
-
-    def __init__(self, running: Running, file: Path, digest: Digest) -> None:
-        super().__init__(name="input", daemon=True)
-        self.digest = digest
-        self.failure: Exception | None = None
-        self._running = running
-        self._file = file
-
-    def run(self) -> None:
-        """Send to the end; what went wrong is left in `failure`, and the command's own words say why."""
-        try:
-            with self._file.open("rb", buffering=0) as source:
-                while chunk := source.read(CHUNK_BYTES):
-                    self.digest.update(chunk)
-                    self._running.write(chunk)
-        except (CommandError, OSError) as error:
-            self.failure = error
-
-    def end(self) -> None:
-        """Wait a moment for the last bytes; a command that has ended reads no more, and no one tells its sender."""
-        self.join(1)
-        if self.is_alive():
-            _stop(self._running)
-            self.join()
-
-
-class _Digested:
-    """A PlainStream whose producer told the digest of what it sent."""
-
-    def __init__(self, running: Running, label: str, digest: Digest) -> None:
-        self._running = running
-        self._label = label
-        self._digest = digest
-        self._size_bytes = 0
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = self._running.readinto(buffer)
-        self._digest.update(buffer[:count])
-        self._size_bytes += count
-        return count
-
-    def finish(self) -> StreamEnd:
-        self._running.wait(END_TIMEOUT_SECONDS)
-        stderr = self._running.stderr()
-        said = _words(stderr)
-        complaint = _WORD.sub(b"", stderr)[-8192:].decode("utf-8", "replace").strip()
-        status, sent = said.get("status"), said.get("digest")
-        if status is not None and status != "0":
-            raise CommandError(f"{self._label}: expected exit status 0, seen {status}: {complaint}")
-        if status is None or sent is None:
-            raise CommandError(
-                f"{self._label}: cut off after {self._size_bytes} bytes: it never told its end: {complaint}",
-                "was the pod or container restarted, evicted or out of memory?",
-            )
-        if sent != self._digest.hexdigest():
-            raise IntegrityError(
-                f"{self._label}: expected the digest {sent} as it was sent, seen {self._digest.hexdigest()} "
-                f"in {self._size_bytes} bytes",
-                retryable=True,
-            )
-        return StreamEnd()
-
-
-def _words(stderr: bytes) -> dict[str, str]:
-    return {key.decode(): value.decode() for key, value in _WORD.findall(stderr)}
 
 
 def _to_the_end(running: Running, timeout_seconds: float, label: str) -> Ended:
@@ -197,7 +96,7 @@ def _to_the_end(running: Running, timeout_seconds: float, label: str) -> Ended:
     deadline = time.monotonic() + timeout_seconds
     out = bytearray()
     buffer = memoryview(bytearray(CHUNK_BYTES))
-    guard = threading.Timer(timeout_seconds, lambda: _stop(running))
+    guard = threading.Timer(timeout_seconds, lambda: stop(running))
     guard.daemon = True
     guard.start()
     try:
@@ -213,12 +112,6 @@ def _to_the_end(running: Running, timeout_seconds: float, label: str) -> Ended:
     if time.monotonic() >= deadline and status != 0:
         raise CommandError(f"{label}: not finished after {timeout_seconds:g} s")
     return Ended(status, bytes(out), running.stderr())
-
-
-def _stop(running: Running) -> None:
-    stop = getattr(running, "stop", None)
-    assert stop is not None, "what runs in a place can be stopped"
-    stop()
 
 
 class LocalPlace(ExecPlace):

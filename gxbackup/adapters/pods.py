@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from gxbackup.adapters.places import CHUNK_BYTES, STDERR_KEPT_BYTES, ExecPlace
+from gxbackup.adapters.places import STDERR_KEPT_BYTES, ExecPlace
+from gxbackup.adapters.transfer import CHUNK_BYTES
 from gxbackup.errors import CollectError, CommandError
 from gxbackup.ports import Running
 
@@ -29,7 +30,9 @@ CUT_HINT = "was the pod restarted or evicted, or its node or the API server gone
 
 
 class PodPlace(ExecPlace):
-    """One container of one pod."""
+    """One container of one pod. Every byte goes through the API server twice encrypted, so they are packed first."""
+
+    packs = True
 
     def __init__(
         self, api: Callable[[], AbstractContextManager[ApiClient]], namespace: str, pod: str, container: str
