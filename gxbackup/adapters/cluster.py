@@ -7,7 +7,6 @@ Imports `kubernetes` only once a cluster is really asked: it costs a second.
 from __future__ import annotations
 
 import base64
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -16,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from gxbackup.adapters.kubernetes_api import CALL_TIMEOUT_SECONDS, apps, asking, connect, core
 from gxbackup.adapters.pods import PodPlace
-from gxbackup.errors import BackupError, CollectError, RestoreError, SetupError, SourceMissingError
+from gxbackup.errors import BackupError, RestoreError, SourceMissingError
 from gxbackup.model import Frozen
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
-CALL_TIMEOUT_SECONDS = 60
 POLL_SECONDS = 0.25
 OURS = {"app.kubernetes.io/managed-by": "gx-backup"}
 # A helper pod whose worker was killed ends itself.
@@ -56,27 +55,10 @@ class Cluster:
         """
         Give a client of one's own: exec changes it while it runs.
 
-        Raises: SetupError where there is no usable kubeconfig; what the block does is translated as by `_asking`.
+        Raises: SetupError where there is no usable kubeconfig; what the block does is translated by `asking`.
         """
-        from kubernetes.client import ApiClient, Configuration
-        from kubernetes.config import ConfigException, load_config
-
-        configuration = Configuration()
-        try:
-            # The client itself reads KUBECONFIG once, when it is imported.
-            named = {"config_file": os.environ["KUBECONFIG"]} if os.environ.get("KUBECONFIG") else {}
-            load_config(client_configuration=configuration, **named)  # type: ignore[no-untyped-call]
-        except (ConfigException, OSError) as error:
-            raise SetupError(
-                f"kubeconfig: cannot be used: {error}",
-                "KUBECONFIG names it; on a K3s server it is /etc/rancher/k3s/k3s.yaml",
-            ) from None
-        client = ApiClient(configuration)
-        try:
+        with connect() as client:
             yield client
-        finally:
-            client.close()  # type: ignore[no-untyped-call]
-            client.rest_client.pool_manager.clear()
 
     def pods(self, namespace: str, selector: str = "") -> tuple[Pod, ...]:
         """Return the pods of a namespace, by name; CollectError where the API does not answer."""
@@ -146,9 +128,7 @@ class Cluster:
     def replicas(self, namespace: str, name: str) -> int:
         """Return how many pods a StatefulSet should have."""
         with self.api() as api, asking(f"statefulset {namespace}/{name}"):
-            scale = _apps(api).read_namespaced_stateful_set_scale(
-                name, namespace, _request_timeout=CALL_TIMEOUT_SECONDS
-            )
+            scale = apps(api).read_namespaced_stateful_set_scale(name, namespace, _request_timeout=CALL_TIMEOUT_SECONDS)
             return int(scale.spec.replicas or 0)
 
     def scale(self, namespace: str, name: str, replicas: int, timeout_seconds: float = 600) -> None:
@@ -158,7 +138,7 @@ class Cluster:
         Raises: RestoreError where that takes longer; the StatefulSet is left as asked.
         """
         with self.api() as api, asking(f"statefulset {namespace}/{name}"):
-            _apps(api).patch_namespaced_stateful_set_scale(
+            apps(api).patch_namespaced_stateful_set_scale(
                 name, namespace, {"spec": {"replicas": replicas}}, _request_timeout=CALL_TIMEOUT_SECONDS
             )
         prefix = f"{name}-"
@@ -220,49 +200,6 @@ class Cluster:
             lambda: all(pod.uid not in gone for pod in self.pods(namespace)),
             timeout_seconds,
         )
-
-
-@contextmanager
-def asking(what: str) -> Iterator[None]:
-    """
-    Translate what the client raises while it asks for something.
-
-    Raises: SourceMissingError (404), CollectError that names what is forbidden or how the API failed.
-    """
-    from kubernetes.client import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except ApiException as error:
-        reason = f"{error.status} {error.reason}"
-        if error.status == 404:
-            raise SourceMissingError(f"{what}: expected, seen {reason}") from None
-        if error.status in (401, 403):
-            raise CollectError(
-                f"{what}: expected to be allowed, seen {reason}",
-                "docs/how-to/give-the-worker-access-to-kubernetes.md lists the rights it needs",
-            ) from None
-        raise CollectError(f"{what}: the API server answers {reason}", retryable=True) from None
-    except (HTTPError, OSError) as error:
-        raise CollectError(
-            f"{what}: the API server cannot be reached: {error}",
-            "does KUBECONFIG name the right one, and is it up? `kubectl get --raw /readyz`",
-            retryable=True,
-        ) from None
-
-
-def core(api: ApiClient) -> Any:
-    """Return the core API, unchecked: its objects' fields are all optional to a type checker."""
-    from kubernetes.client import CoreV1Api
-
-    return CoreV1Api(api)
-
-
-def _apps(api: ApiClient) -> Any:
-    from kubernetes.client import AppsV1Api
-
-    return AppsV1Api(api)
 
 
 def _await(what: str, ready: Callable[[], bool], timeout_seconds: float) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from gxbackup.adapters.cluster import CALL_TIMEOUT_SECONDS, Cluster, asking
+from gxbackup.adapters.cluster import Cluster
+from gxbackup.adapters.kubernetes_api import CALL_TIMEOUT_SECONDS, asking
 from gxbackup.errors import SourceMissingError
 from gxbackup.watch import CronJobSeen
 

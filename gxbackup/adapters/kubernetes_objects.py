@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 from pydantic import Field
 
-from gxbackup.adapters.cluster import asking
 from gxbackup.adapters.kubernetes_answers import ApiRefusalError, is_of_revision, refusal, says_later
+from gxbackup.adapters.kubernetes_api import asking
 from gxbackup.cluster_objects.naming import Kind, Object
 from gxbackup.errors import CollectError
 from gxbackup.model import Frozen

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gxbackup.adapters.cluster import CALL_TIMEOUT_SECONDS, Cluster, asking, core
+from gxbackup.adapters.cluster import Cluster
+from gxbackup.adapters.kubernetes_api import CALL_TIMEOUT_SECONDS, asking, core
 
 PAGE = 500
 # Made by the cluster for its own accounts: another cluster makes its own.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gxbackup.adapters.cluster import CALL_TIMEOUT_SECONDS, Cluster, asking, core
+from gxbackup.adapters.cluster import Cluster
+from gxbackup.adapters.kubernetes_api import CALL_TIMEOUT_SECONDS, asking, core
 from gxbackup.errors import SourceMissingError
 from gxbackup.model import Frozen
 
