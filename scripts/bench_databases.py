@@ -30,6 +30,8 @@ DATABASE = "bench"
 # pgbench's scale: tables, their keys and one more index come to 2 GiB.
 SCALE = int(os.environ.get("GX_BENCH_SCALE", "122"))
 RANDOM_MIB = 512
+KEPT = ROOT / "kept.json"
+IN_POD = "/var/lib/postgresql/data"
 COUCHDB_DOCUMENTS = 100_000
 IMAGE = os.environ.get("GX_BENCH_IMAGE", "gx-test/base:1")
 
@@ -69,7 +71,9 @@ def filled_pod() -> Iterator[None]:
         _in_pod(f"pgbench -U postgres -q -i -I dtGp --foreign-keys -s {SCALE} {DATABASE}")
         _psql("CREATE INDEX ON pgbench_accounts (bid, abalance)")
         _psql("VACUUM (ANALYZE, PARALLEL 0); CHECKPOINT")
-        _in_pod(f"pg_dump -U postgres -Fc -Z0 -f /tmp/dump {DATABASE}; head -c {RANDOM_MIB}M /dev/urandom >/tmp/random")
+        _in_pod(
+            f"pg_dump -U postgres -Fc -Z0 -f {IN_POD}/dump {DATABASE}; head -c {RANDOM_MIB}M /dev/urandom >{IN_POD}/random"
+        )
         yield
     finally:
         kubectl("delete", "namespace", NAMESPACE, "--wait=false")
@@ -110,7 +114,7 @@ class Competitors:
 
     def kubectl_stream(self, name: str) -> None:
         """What kubectl exec reads of a large file."""
-        shell(f"kubectl exec -n {NAMESPACE} {POD} -- cat /tmp/{name}")
+        shell(f"kubectl exec -n {NAMESPACE} {POD} -- cat {IN_POD}/{name}")
 
     def measured(self, *words: str) -> dict[str, float]:
         """Run one piece of ours in a process of its own."""
@@ -139,45 +143,57 @@ def measure(runs: int) -> Figures:
     """Run every competitor in turn, `runs` times."""
     figures = Figures()
     with estate(ROOT / "estate", _inventory) as place, filled_pod():
-        rows = _psql("SELECT count(*) FROM pgbench_accounts")
-        competitors, kept = Competitors(place), str(ROOT / "kept.json")
+        competitors = Competitors(place)
         figures.add("database, GiB", float(_psql(f"SELECT pg_database_size('{DATABASE}')")) / 1024**3)
         for number in range(runs):
-            shutil.rmtree(ROOT / "peer-remote", ignore_errors=True)
-            for name in rotated(("peer", "ours"), number):
-                if name == "peer":
-                    figures.add("peer backup", timed(competitors.peer))
-                    continue
-                shutil.rmtree(ROOT / "estate" / "remote" / "mainnet", ignore_errors=True)
-                os.sync()
-                told = competitors.measured("backup", "mainnet", "postgres-mainnet", kept)
-                figures.add("gx backup", told["seconds"])
-                figures.add("gx backup memory, MiB", told["memory_mib"])
-            ratio = _size_bytes(ROOT / "estate" / "remote" / "mainnet") / _size_bytes(ROOT / "peer-remote")
-            figures.add("gx bytes / peer bytes", ratio)
-            for name in rotated(("peer", "ours"), number):
-                shutil.rmtree(ROOT / "peer-fetched", ignore_errors=True)
-                _empty_the_database()
-                if name == "peer":
-                    figures.add("peer restore", timed(competitors.peer_restore))
-                else:
-                    os.sync()
-                    told = competitors.measured("restore", "mainnet", "postgres-mainnet", kept)
-                    figures.add("gx restore", told["seconds"])
-                    figures.add("gx restore memory, MiB", told["memory_mib"])
-                assert _psql("SELECT count(*) FROM pgbench_accounts") == rows
-            for data in ("dump", "random"):
-                for name in rotated(("kubectl", "ours"), number):
-                    if name == "kubectl":
-                        figures.add(f"kubectl exec, {data}", timed(partial(competitors.kubectl_stream, data)))
-                    else:
-                        told = competitors.measured("stream", NAMESPACE, POD, f"/tmp/{data}")
-                        figures.add(f"gx stream, {data}", told["seconds"])
+            _backups(competitors, figures, number)
+            _restores(competitors, figures, number)
+            _streams(competitors, figures, number)
             figures.tell(number, runs)
         for _ in range(runs):
             for name, value in competitors.measured("couchdb", str(COUCHDB_DOCUMENTS), str(ROOT / "couchdb")).items():
                 figures.add(f"CouchDB {name}", value)
     return figures
+
+
+def _backups(competitors: Competitors, figures: Figures, number: int) -> None:
+    ours, theirs = ROOT / "estate" / "remote" / "mainnet", ROOT / "peer-remote"
+    for folder in (ours, theirs):
+        shutil.rmtree(folder, ignore_errors=True)
+    for name in rotated(("peer", "ours"), number):
+        if name == "peer":
+            figures.add("peer backup", timed(competitors.peer))
+            continue
+        os.sync()
+        told = competitors.measured("backup", "mainnet", "postgres-mainnet", str(KEPT))
+        figures.add("gx backup", told["seconds"])
+        figures.add("gx backup memory, MiB", told["memory_mib"])
+    figures.add("gx bytes / peer bytes", _size_bytes(ours) / _size_bytes(theirs))
+
+
+def _restores(competitors: Competitors, figures: Figures, number: int) -> None:
+    rows = _psql("SELECT count(*) FROM pgbench_accounts")
+    for name in rotated(("peer", "ours"), number):
+        shutil.rmtree(ROOT / "peer-fetched", ignore_errors=True)
+        _empty_the_database()
+        if name == "peer":
+            figures.add("peer restore", timed(competitors.peer_restore))
+        else:
+            os.sync()
+            told = competitors.measured("restore", "mainnet", "postgres-mainnet", str(KEPT))
+            figures.add("gx restore", told["seconds"])
+            figures.add("gx restore memory, MiB", told["memory_mib"])
+        assert _psql("SELECT count(*) FROM pgbench_accounts") == rows
+
+
+def _streams(competitors: Competitors, figures: Figures, number: int) -> None:
+    for data in ("dump", "random"):
+        for name in rotated(("kubectl", "ours"), number):
+            if name == "kubectl":
+                figures.add(f"kubectl exec, {data}", timed(partial(competitors.kubectl_stream, data)))
+            else:
+                told = competitors.measured("stream", NAMESPACE, POD, f"{IN_POD}/{data}")
+                figures.add(f"gx stream, {data}", told["seconds"])
 
 
 def main() -> int:
