@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gxbackup.adapters.secrets import list_secrets, put_secret
 from gxbackup.errors import CollectError, RestoreRefusedError
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
 from tests.cluster.objects_estate import captured, host, read, work
@@ -116,6 +117,26 @@ def test_what_may_not_be_listed_is_named_and_the_rest_is_captured(
     assert kinds == {"ConfigMap", "Namespace"}
     assert "v1 Secret: cannot be listed: GET /api/v1/secrets: seen 403 Forbidden" in "\n".join(ending.shortfalls)
     assert any(shortfall.startswith("gx-test.example/v1alpha1 FabricChannel: ") for shortfall in ending.shortfalls)
+
+
+@pytest.mark.usefixtures("worker")
+def test_testnets_secrets_are_captured_always_and_put_back_only_while_the_worker_may(tmp_path: Path) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "gxt-rights", "namespace": "fabric-testnet"},
+              "data": {"key_sk": base64.b64encode(b"kept").decode()}}  # fmt: skip
+    kubectl("apply", "--filename=-", stdin=json.dumps(secret))
+    try:
+        held = list_secrets(host().cluster, "fabric-testnet")
+        [kept] = [one for one in held if one["metadata"]["name"] == "gxt-rights"]
+        kubectl("delete", "--filename=-", stdin=json.dumps(secret))
+
+        with pytest.raises(CollectError, match="secret fabric-testnet/gxt-rights: expected to be allowed, seen 403"):
+            put_secret(host().cluster, kept)
+        kubectl("apply", f"--filename={MANIFESTS / 'restore-rbac.yaml'}")
+        put_secret(host().cluster, kept)
+
+        assert kept in list_secrets(host().cluster, "fabric-testnet")
+    finally:
+        kubectl("delete", "--ignore-not-found", "--filename=-", stdin=json.dumps(secret))
 
 
 @pytest.mark.usefixtures("worker")
