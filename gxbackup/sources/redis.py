@@ -43,7 +43,10 @@ class Redis(Restorable):
     namespace: ObjectName | None = Field(default=None, description="of its pod")
     pod: ObjectName | None = Field(default=None, description="its pod: redis-0")
     container: ObjectName | None = Field(default=None, description="where the pod has more than one")
-    docker_container: str | None = Field(default=None, description="instead of a pod: the Docker container it runs in")
+    docker_container: str | None = Field(
+        default=None,
+        description="instead of a pod: the Docker container it runs in; captured and rehearsed, not restored in place",
+    )
     password_variable: Variable = Field(
         default="REDIS_PASSWORD", description="the variable there that holds its password, or with _FILE names its file"
     )
@@ -211,6 +214,8 @@ class Redis(Restorable):
         return {"file": f"{told['dir'].rstrip('/')}/{told['dbfilename']}", **{name: told[name] or "" for name in told}}
 
     def _target(self, host: Host, settings: dict[str, JsonValue]) -> PodTarget:
+        # Every Redis of the strategy is a pod. Who stops a container, and where its data lies meanwhile, is Compose's
+        # business: a restore that cannot be sure of either is not begun.
         if not self.namespace or not self.pod:
             raise RestoreRefusedError(
                 f"docker container {self.docker_container}: a restore in place needs a pod",
