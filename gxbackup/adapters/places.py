@@ -9,14 +9,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
 from gxbackup.adapters import process
-from gxbackup.adapters.transfer import CHUNK_BYTES, PROBE, Incoming, Means, Outgoing, stop, words
+from gxbackup.adapters.transfer import CHUNK_BYTES, END_TIMEOUT_SECONDS, PROBE, Incoming, Means, Outgoing, stop, words
 from gxbackup.errors import CommandError, IntegrityError
-from gxbackup.ports import Ended, PlainStream, Running
+from gxbackup.ports import Ended, PlainStream, Running, StreamEnd
 
 STDERR_KEPT_BYTES = 64 * 1024
 
@@ -143,6 +143,50 @@ class LocalPlace(ExecPlace):
                 process.end(child)
                 running.join()
 
+    @contextmanager
+    def read(self, argv: Sequence[str]) -> Iterator[PlainStream]:
+        """See `Place`; a pipe within this host is never cut, and the command's own end is known."""
+        with self.start(argv) as running:
+            yield _Output(running, f"{self.name}: {argv[0]}")
+
+    def write(self, argv: Sequence[str], file: Path, *, timeout_seconds: float) -> Ended:
+        """See `Place`."""
+        with self.start(argv, stdin=True) as running:
+            assert isinstance(running, _LocalRunning)
+            feeder = threading.Thread(target=running.feed, args=(file,), name="input", daemon=True)
+            feeder.start()
+            try:
+                ended = _to_the_end(running, timeout_seconds, f"{self.name}: {argv[0]}")
+            finally:
+                running.stop()
+                feeder.join()
+        label, complaint = f"{self.name}: {argv[0]}", ended.complaint()
+        if ended.returncode != 0:
+            raise CommandError(f"{label}: expected exit status 0, seen exit status {ended.returncode}: {complaint}")
+        if running.fed_bytes != file.stat().st_size:
+            raise IntegrityError(
+                f"{label}: expected to read {file.stat().st_size} bytes, seen {running.fed_bytes}: {complaint}",
+                retryable=True,
+            )
+        return Ended(0, ended.stdout, complaint.encode())
+
+
+class _Output:
+    """A PlainStream of a local command."""
+
+    def __init__(self, running: Running, label: str) -> None:
+        self.readinto = running.readinto
+        self._running = running
+        self._label = label
+
+    def finish(self) -> StreamEnd:
+        status = self._running.wait(END_TIMEOUT_SECONDS)
+        if status != 0:
+            status = status if status > 0 else 128 - status
+            complaint = Ended(status, b"", self._running.stderr()).complaint()
+            raise CommandError(f"{self._label}: expected exit status 0, seen {status}: {complaint}")
+        return StreamEnd()
+
 
 class _LocalRunning:
     def __init__(self, child: process.Child, label: str) -> None:
@@ -151,6 +195,7 @@ class _LocalRunning:
         self._child = child
         self._stdout = child.stdout.fileno()
         self._label = label
+        self.fed_bytes = 0
         self._stderr = bytearray()
         self._listener = threading.Thread(target=self._listen, name="stderr", daemon=True)
         self._listener.start()
@@ -166,6 +211,14 @@ class _LocalRunning:
                 rest = rest[self._child.stdin.write(rest) :]
         except BrokenPipeError:
             raise CommandError(f"{self._label}: it ended before it had read its input") from None
+
+    def feed(self, file: Path) -> None:
+        """Hand a file to its stdin without copying it here, as far as it is read, and end that."""
+        assert self._child.stdin
+        fcntl.fcntl(self._child.stdin, fcntl.F_SETPIPE_SZ, CHUNK_BYTES)
+        with file.open("rb", buffering=0) as source, self._child.stdin as pipe, suppress(BrokenPipeError):
+            while count := os.sendfile(pipe.fileno(), source.fileno(), None, CHUNK_BYTES):
+                self.fed_bytes += count
 
     def wait(self, timeout_seconds: float) -> int:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gxbackup.adapters.containers import Containers
-from gxbackup.adapters.places import LocalPlace
+from gxbackup.adapters.places import ExecPlace, LocalPlace
 from gxbackup.errors import CommandError, IntegrityError, SourceMissingError
 from gxbackup.ports import Place, PlainStream
 from tests.integration.docker_engine import Engine, running_engine
@@ -28,9 +28,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 class FarPlace(LocalPlace):
-    """This host, as if the way to it were slow."""
+    """This host, as if the way to it were long, slow and not to be trusted."""
 
     packs = True
+    read = ExecPlace.read
+    write = ExecPlace.write
 
 
 @pytest.fixture(params=["this host", "far", "container"])
@@ -74,6 +76,7 @@ def test_a_command_that_is_killed_is_a_failure_never_a_shorter_file(place: Place
             stream.finish()
 
 
+@pytest.mark.parametrize("place", ["far", "container"], indirect=True)  # on this host there is no shell between
 def test_a_stream_whose_shell_is_gone_never_told_its_end(place: Place) -> None:
     with place.read(["sh", "-c", "echo half of it; kill -9 $PPID; kill -9 $$"]) as stream:
         all_of(stream)
