@@ -82,16 +82,16 @@ def namespace() -> Iterator[None]:
         kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
-def cli(*words: str) -> str:
+def cli(*words: str, pod: str = "redis-0") -> str:
     line = 'REDISCLI_AUTH="$REDIS_PASSWORD" exec redis-cli -e "$@"'
-    return Cluster().place(NAMESPACE, "redis-0").run(["sh", "-c", line, "sh", *words], timeout_seconds=60).text()
+    return Cluster().place(NAMESPACE, pod).run(["sh", "-c", line, "sh", *words], timeout_seconds=60).text()
 
 
-def captured(folder: Path) -> Work:
+def captured(folder: Path, source: Redis = SOURCE) -> Work:
     """Collect, read, and give it to a restore."""
-    [capture] = SOURCE.collect(HOST, "redis-mainnet")
+    [capture] = source.collect(HOST, "redis-mainnet")
     out, buffer = bytearray(), memoryview(bytearray(65536))
-    with SOURCE.open(HOST, capture) as stream:
+    with source.open(HOST, capture) as stream:
         while count := stream.readinto(buffer):
             out += buffer[:count]
         return work(folder, capture, bytes(out), stream.finish())
@@ -145,6 +145,27 @@ def test_a_worker_killed_in_a_restore_leaves_what_the_next_run_puts_right(tmp_pa
     newest = done[-1].rpartition("/")[2]
     there = ["sh", "-c", f"cat /data/redis/{newest}/appendonlydir/*.incr.aof"]
     assert "newer" in Cluster().place(NAMESPACE, "redis-0").run(there, timeout_seconds=60).text()
+
+
+def test_a_pods_full_disk_fails_the_save_and_the_next_run_is_good(tmp_path: Path) -> None:
+    serve = 'exec redis-server --dir /dev/shm --requirepass "$REDIS_PASSWORD"'
+    kubectl(
+        "run", "-n", NAMESPACE, "full", f"--image={IMAGE}", f"--env=REDIS_PASSWORD={PASSWORD}", "--command", "--",
+        "sh", "-c", serve,
+    )  # fmt: skip
+    kubectl("wait", "-n", NAMESPACE, "pod/full", "--for=condition=Ready", "--timeout=120s")
+    place = Cluster().place(NAMESPACE, "full")
+    answers = 'until REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli -e SET key value; do sleep 0.1; done'
+    place.run(["sh", "-c", answers], timeout_seconds=60)
+    place.run(["sh", "-c", "cat /dev/zero >/dev/shm/fill"], timeout_seconds=60, check=False)
+
+    with pytest.raises(CollectError, match="rdb_last_bgsave_status is 'err'; its disk: shm .*100% /dev/shm") as full:
+        captured(tmp_path / "none", Redis(namespace=NAMESPACE, pod="full"))
+    place.run(["rm", "/dev/shm/fill"], timeout_seconds=60)
+    given = captured(tmp_path / "area", Redis(namespace=NAMESPACE, pod="full"))
+
+    assert full.value.retryable
+    assert given.opened[0].artifact.evidence["databases"] == {"0": {"keys": 1, "expires": 0}}
 
 
 def test_a_pod_that_is_not_there_and_one_of_several_are_refused(tmp_path: Path) -> None:
