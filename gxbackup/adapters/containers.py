@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gxbackup.adapters.container_place import ContainerPlace
-from gxbackup.errors import CollectError, RestoreError, SourceMissingError
+from gxbackup.errors import CollectError, RestoreError, SetupError, SourceMissingError
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -25,6 +25,8 @@ SETTLED_SECONDS = 2.0
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 PROGRAM = "dockerd"
 DATA_ROOT = Path("/var/lib/docker")
+# Says whose folder a throwaway container lives as long as.
+THROWAWAY = "gx-backup.throwaway"
 TYPES = ("container", "image", "volume", "network")
 
 
@@ -89,6 +91,40 @@ class Containers:
                 retryable=True,
             )
         return ContainerPlace(self._engine, name)
+
+    @contextmanager
+    def throwaway(self, image: str, environment: dict[str, str], port: int, folder: Path) -> Iterator[int]:
+        """
+        Run an image that is there already, and give the port of loopback that leads to its own; removed with the block.
+
+        It lives as long as `folder`: one whose folder is gone was left by a run that was killed, and is removed first.
+        Raises: SetupError where the image is not there; RestoreError where it does not start.
+        """
+        with self._engine() as engine:
+            from docker.errors import APIError, ImageNotFound
+
+            for left in engine.api.containers(all=True, filters={"label": THROWAWAY}):
+                if not Path(left["Labels"][THROWAWAY]).exists():
+                    engine.api.remove_container(left["Id"], v=True, force=True)
+            try:
+                container = engine.containers.create(
+                    image, environment=environment, labels={THROWAWAY: str(folder)},
+                    ports={f"{port}/tcp": ("127.0.0.1", 0)},
+                )  # fmt: skip
+            except ImageNotFound:
+                raise SetupError(f"image {image}: expected on this host, seen none", f"docker pull {image}") from None
+            try:
+                try:
+                    container.start()
+                    container.reload()
+                except APIError as error:
+                    raise RestoreError(f"image {image}: cannot be started: {error.explanation}") from None
+                addresses = container.ports.get(f"{port}/tcp")
+                if not addresses:
+                    raise RestoreError(f"image {image}: expected to run and to serve port {port}, seen it ended")
+                yield int(addresses[0]["HostPort"])
+            finally:
+                container.remove(v=True, force=True)
 
     def restart(self, name: str, timeout_seconds: float) -> None:
         """

@@ -1,12 +1,14 @@
 """
-A throwaway CouchDB: the one that GX_SCRATCH_COUCHDB_URL names, which must be empty, else a pouchdb-server of our own.
+A throwaway CouchDB: the one that GX_SCRATCH_COUCHDB_URL names, which must be empty; else one of our own.
 
-What a rehearsal makes in it, and nothing else, is dropped with the block.
+Ours is a container of the image that GX_SCRATCH_COUCHDB_IMAGE names, else a pouchdb-server. In a server that is not
+ours what a rehearsal has made is dropped with the block, and nothing else.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -18,12 +20,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gxbackup.adapters import process
+from gxbackup.adapters.containers import Containers
 from gxbackup.couchdb.client import CouchClient, path_of
 from gxbackup.couchdb.loading import drop
 from gxbackup.errors import CollectError, RestoreError, RestoreRefusedError, SetupError
 
 VARIABLE = "GX_SCRATCH_COUCHDB_URL"
+IMAGE_VARIABLE = "GX_SCRATCH_COUCHDB_IMAGE"
 PROGRAM = "pouchdb-server"
+CONTAINER_PORT = 5984
+CONTAINER_USER = "gx-scratch"
 START_TIMEOUT_SECONDS = 60
 
 
@@ -75,16 +81,39 @@ def scratch_couchdb(folder: Path, protected_url: str | None) -> Iterator[Scratch
                 for database in sorted(scratch.made):
                     drop(client, database)
         return
-    with _pouchdb_server(folder) as client:
+    image = os.environ.get(IMAGE_VARIABLE)
+    with _container(image, folder) if image else _pouchdb_server(folder) as client:
         yield Scratch(client)
+
+
+@contextmanager
+def _container(image: str, folder: Path) -> Iterator[CouchClient]:
+    """Run the image, as CouchDB's own takes its administrator, with a password that nobody else is told."""
+    password = secrets.token_urlsafe(24)
+    environment = {"COUCHDB_USER": CONTAINER_USER, "COUCHDB_PASSWORD": password}
+    with (
+        Containers().throwaway(image, environment, CONTAINER_PORT, folder) as port,
+        closing(CouchClient(f"http://127.0.0.1:{port}", CONTAINER_USER, password)) as client,
+    ):
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while True:
+            try:
+                _databases(client)
+            except CollectError as error:
+                if not error.retryable or time.monotonic() > deadline:
+                    raise RestoreError(f"image {image}: expected CouchDB to answer, seen {error.message}") from None
+            else:
+                break
+        yield client
 
 
 @contextmanager
 def _pouchdb_server(folder: Path) -> Iterator[CouchClient]:
     if shutil.which(PROGRAM) is None:
         raise SetupError(
-            f"a scratch CouchDB: expected {VARIABLE} or the program {PROGRAM}, seen neither",
-            f"run an empty CouchDB on this host and name it: {VARIABLE}=http://user:password@127.0.0.1:5985",
+            f"a scratch CouchDB: expected {IMAGE_VARIABLE}, {VARIABLE} or the program {PROGRAM}, seen none",
+            f"where Docker runs: docker pull couchdb:3.4.3, and {IMAGE_VARIABLE}=couchdb:3.4.3",
+            f"or run an empty CouchDB and name it: {VARIABLE}=http://user:password@127.0.0.1:5985",
         )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

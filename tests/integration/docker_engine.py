@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Engine:
         """Make the image of a few programs of this host."""
         with self.client() as client:
             repository, tag = IMAGE.split(":")
-            client.api.import_image_from_data(_root_filesystem(), repository=repository, tag=tag)
+            client.api.import_image_from_data(root_filesystem(), repository=repository, tag=tag)
 
     def run(self, name: str, command: list[str] | None = None, **settings: object) -> None:
         """Run a container without a network."""
@@ -111,21 +111,24 @@ def running_engine(folder: Path) -> Iterator[Engine]:
         engine.stop()
 
 
-def _root_filesystem() -> bytes:
+def root_filesystem(programs: Sequence[str] = PROGRAMS, folders: Mapping[Path, str] | None = None) -> bytes:
+    """Return the tar of these programs of this host with what they need, and of folders under other names."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for program in PROGRAMS:
+        for program in programs:
             found = shutil.which(program)
             assert found
             tar.add(Path(found).resolve(), f"bin/{program}")
-        for library in sorted(_libraries()):
+        for library in sorted(_libraries(programs)):
             tar.add(library.resolve(), str(library).lstrip("/"))
+        for folder, name in (folders or {}).items():
+            tar.add(folder, name)
     return buffer.getvalue()
 
 
-def _libraries() -> set[Path]:
+def _libraries(programs: Sequence[str]) -> set[Path]:
     found: set[Path] = set()
-    for program in PROGRAMS:
+    for program in programs:
         linked = subprocess.run(["ldd", shutil.which(program) or ""], capture_output=True, text=True, check=True).stdout
         found |= {Path(match) for match in re.findall(r"/\S*lib\S*", linked)}
     return found
