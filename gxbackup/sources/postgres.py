@@ -45,8 +45,8 @@ class Postgres(Restorable):
     container: KubernetesName | None = Field(default=None, description="its container, where the pod has several")
     docker_container: ContainerName | None = Field(
         default=None,
-        description="the Docker container that it runs in; with a pod too, each that is found is captured, and one that "
-        "is stopped, or an Engine that does not answer, counts as missing",
+        description="the Docker container that it runs in; with a pod too, each that is found is captured, and one "
+        "that is stopped, or an Engine that does not answer, counts as missing",
     )
     user: str = Field(default="postgres", min_length=1, description="a superuser")
     password_variable: str = Field(
