@@ -7,6 +7,7 @@ Only listed: whether one is still needed, nothing here can know, so nothing here
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from gxbackup.model import Frozen
 
+_NOTED = "exchanged.jsonl"
 _MADE_AT = re.compile(r"(\d{8}T\d{6})\.\d+Z\Z")
 
 
@@ -28,11 +30,13 @@ class KeptCopy(Frozen):
 
 def find(roots: Iterable[Path], safety_dir: Path) -> list[KeptCopy]:
     """
-    Return the safety copies beside these roots (`.NAME.before-…`) and in the directory of safety copies, oldest first.
+    Return the safety copies beside these roots and the targets noted (`.NAME.before-…`), and in the directory of safety
+    copies, oldest first.
 
     Reads names and sizes; what cannot be read counts as nothing.
     """
-    places = [place for root in roots for place in _beside(Path(os.path.realpath(root)))]
+    everywhere = dict.fromkeys(Path(os.path.realpath(root)) for root in [*roots, *_noted(safety_dir)])
+    places = [place for root in everywhere for place in _beside(root)]
     places += safety_dir.glob("overlay-*")
     found = [
         KeptCopy(
@@ -44,6 +48,21 @@ def find(roots: Iterable[Path], safety_dir: Path) -> list[KeptCopy]:
         if (stamp := _MADE_AT.search(place.name)) and place.is_dir() and not place.is_symlink()
     ]
     return sorted(found, key=lambda copy: (copy.made_at, copy.path))
+
+
+def note(target: Path, safety_dir: Path) -> None:
+    """Remember where a restore left a safety copy beside its target, for one that no inventory names."""
+    if target not in _noted(safety_dir):
+        with (safety_dir / _NOTED).open("a", encoding="utf-8", errors="surrogateescape") as noted:
+            noted.write(f"{json.dumps(str(target))}\n")
+
+
+def _noted(safety_dir: Path) -> list[Path]:
+    try:
+        lines = (safety_dir / _NOTED).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except FileNotFoundError:
+        return []
+    return [Path(json.loads(line)) for line in lines]
 
 
 def _beside(root: Path) -> Iterator[Path]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from prefect import task
 
-from gxbackup import exchange, overlay, restoring, trees
+from gxbackup import exchange, kept_copies, overlay, restoring, safety, trees
 from gxbackup.overlay import OverlayPlan
 from gxbackup.restoring import Chosen
+from gxbackup.staging import staging_root
 from gxbackup.trees import TreeDifference
 from tasks import host
 from tasks.policy import ONCE
@@ -35,6 +36,9 @@ def difference(tree: Path, target: Path) -> TreeDifference:
 @task(task_run_name="exchange {target}", **ONCE)
 def put_in_place(prepared: Path, target: Path) -> Path | None:
     """Put the proven tree in the target's place in one step; return where the old one lies now."""
+    safety_dir = staging_root().parent / "safety"
+    safety.require_private(safety_dir)
+    kept_copies.note(target, safety_dir)
     return exchange.exchange(prepared, target)
 
 

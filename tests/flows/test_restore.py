@@ -67,13 +67,18 @@ def test_safety_copies_are_told_until_a_person_removes_them(place: Place, caplog
     backup_vps1()
     restore(mode="in-place", approve=True)
     (kept,) = beside(place)
+    elsewhere = place.root / "elsewhere ünïcödé"
+    elsewhere.mkdir()
+    restore(mode="in-place", target=str(elsewhere), approve=True)
+    (kept_elsewhere,) = place.root.glob(f".{elsewhere.name}.before-*")
     overwritten = place.staging.parent / "safety" / "overlay-20261101T020000.000000Z"
-    overwritten.mkdir(parents=True)
+    overwritten.mkdir()
     (overwritten / "before.tar").write_bytes(bytes(1024**2))
 
     prune_snapshots(server="vps1")
 
     assert f"- `{place.site.parent / kept}`: 0 days old, " in caplog.text
+    assert f"- `{kept_elsewhere}`: 0 days old, " in caplog.text
     assert f"- `{overwritten}`: " in caplog.text
     assert "days old, 1.0 MiB" in caplog.text
     assert beside(place) == [kept]
