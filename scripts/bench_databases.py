@@ -71,9 +71,8 @@ def filled_pod() -> Iterator[None]:
         _in_pod(f"pgbench -U postgres -q -i -I dtGp --foreign-keys -s {SCALE} {DATABASE}")
         _psql("CREATE INDEX ON pgbench_accounts (bid, abalance)")
         _psql("VACUUM (ANALYZE, PARALLEL 0); CHECKPOINT")
-        _in_pod(
-            f"pg_dump -U postgres -Fc -Z0 -f {IN_POD}/dump {DATABASE}; head -c {RANDOM_MIB}M /dev/urandom >{IN_POD}/random"
-        )
+        _in_pod(f"pg_dump -U postgres -Fc -Z0 -f {IN_POD}/dump {DATABASE}")
+        _in_pod(f"head -c {RANDOM_MIB}M /dev/urandom >{IN_POD}/random")
         yield
     finally:
         kubectl("delete", "namespace", NAMESPACE, "--wait=false")

@@ -156,11 +156,11 @@ class Estate:
         self.start_server(int(self.url.rsplit(":", 1)[1].partition("/")[0]))
 
     def start_worker(self, host: str = "vps1", **extra: str) -> subprocess.Popen[bytes]:
-        """Start this host's worker, polling every second."""
+        """Start this host's worker, polling every second unless told otherwise."""
         return self.start(
             f"worker-{host}", "env", "--default-signal=INT,QUIT", str(BIN / "prefect"), "worker", "start",
             "--pool", host, "--type", "process", "--name", host, "--install-policy", "never",
-            host=host, PREFECT_WORKER_QUERY_SECONDS="1", **extra,
+            host=host, **{"PREFECT_WORKER_QUERY_SECONDS": "1", **extra},
         )  # fmt: skip
 
     def deploy(self) -> None:
