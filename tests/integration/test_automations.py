@@ -22,9 +22,30 @@ APPLY = """
 import sys
 import automations
 from prefect.client.orchestration import get_client
+within = dict(word.split("=") for word in sys.argv[1:])
+wanted = automations.load()
+for name, seconds in within.items():
+    [one] = [one for one in wanted if one.name == name]
+    one.trigger["within"] = int(seconds)
 with get_client(sync_client=True) as client:
-    automations.apply(client, automations.load())
+    automations.apply(client, wanted)
 """
+
+# A process that is a backup's run, beats, and would wait for ever.
+BEATING = """
+import signal
+from prefect import flow, tags
+
+@flow(name="backup-killed")
+def backup() -> None:
+    signal.pause()
+
+with tags("backup"):
+    backup()
+"""
+
+# The shortest that Prefect takes for an event that does not come is ten seconds.
+SHORT = ("gx-run-stuck=20", "gx-backup-absent=10", "gx-health-absent=10", "gx-run-without-heartbeat=10")
 
 
 class Server:
@@ -35,9 +56,9 @@ class Server:
         self.url = url
         self.got = got
 
-    def apply(self, **extra: str) -> str:
+    def apply(self, *within: str, **extra: str) -> str:
         return self.estate.run(
-            sys.executable, "-c", APPLY, PYTHONPATH=f"{PROJECT}:{PROJECT / 'scripts'}", **extra
+            sys.executable, "-c", APPLY, *within, PYTHONPATH=f"{PROJECT}:{PROJECT / 'scripts'}", **extra
         ).stdout
 
     def post(self, path: str, body: Any, method: str = "POST") -> Any:
@@ -62,6 +83,22 @@ class Server:
         for state in states:
             self.post(f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
 
+    def leave_waiting(self, flow_name: str) -> None:
+        """Schedule a run for now in a pool that has no worker."""
+        flow = self.post("/flows/", {"name": flow_name})
+        self.post("/work_pools/", {"name": "nobody", "type": "process"})
+        wanted = {"name": flow_name, "flow_id": flow["id"], "work_pool_name": "nobody", "tags": ["backup"]}
+        deployment = self.post("/deployments/", wanted)
+        self.post(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+
+    def beaten(self) -> bool:
+        """Whether a heartbeat came in."""
+        asked = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
+        return bool(self.post("/events/filter", asked)["events"])
+
+    def told(self, subject: str) -> list[str]:
+        return [text for text in self.messages() if text.partition("\n")[0] == subject]
+
     def messages(self) -> list[str]:
         return [json.loads(body)["text"] for _, body in self.got]
 
@@ -69,7 +106,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with estate(tmp_path_factory.mktemp("automations")) as made, listening() as (url, got):
-        made.start_server()
+        made.start_server(PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS="1")
         running = Server(made, f"{url}/notify", got)
         running.apply(GX_NOTIFY_URL=running.url)
         yield running
@@ -115,6 +152,45 @@ def test_a_failed_backup_is_told_once_with_what_failed_what_is_safe_and_the_page
     await_condition("the third message", lambda: len(server.got) >= 3, 60)
     assert [text.partition("\n")[0] for text in server.messages()].count("verify-backups Crashed") == 1
     assert len(server.got) == 3
+
+
+SAFE = "is still safe"
+FIRED = {
+    "backup-crashed Crashed": ("worker gone", SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
+    "backup-waiting is late": ("No worker took the run", SAFE, "docs/runbooks/check-backup-health.md"),
+    "backup-stuck has been running for twelve hours": (SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
+    "backup-once has not succeeded for 26 hours": (SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
+    "backup-killed Crashed": ("no heartbeat for two minutes", SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
+    "nobody looks at the backups": (SAFE, "docs/runbooks/alert-BackupHealthUnknown.md"),
+}
+
+
+@pytest.fixture(scope="module")
+def all_fired(server: Server) -> Server:
+    """Play everything that goes wrong at once, with short windows, and wait for what is told of it."""
+    late = server.held()["gx-run-late"]
+    server.post(f"/automations/{late['id']}", {"enabled": True}, "PATCH")
+    server.apply(*SHORT, GX_NOTIFY_URL=server.url)
+    running = {"type": "RUNNING"}
+    killed = server.estate.start("killed", sys.executable, "-c", BEATING)
+    server.leave_waiting("backup-waiting")
+    server.run("backup-crashed", ["backup"], running, {"type": "CRASHED", "name": "Crashed", "message": "worker gone"})
+    server.run("backup-stuck", ["backup"], running)
+    server.run("backup-once", ["backup"], running, {"type": "COMPLETED"})
+    await_condition("a heartbeat", server.beaten, 60, died=lambda: killed.poll() is not None)
+    killed.kill()  # and no worker is there that would see it end
+    killed.wait(30)
+    await_condition("every message", lambda: all(server.told(subject) for subject in FIRED), 120)
+    return server
+
+
+@pytest.mark.parametrize("subject", FIRED)
+def test_what_goes_wrong_is_told_by_name_with_what_is_safe_and_its_page(all_fired: Server, subject: str) -> None:
+    told = all_fired.told(subject)
+
+    assert all(words in told[0] for words in FIRED[subject])
+    # Only a look that is absent is told again, each time that its window is over.
+    assert len(told) == 1 or subject == "nobody looks at the backups"
 
 
 def test_a_webhook_that_is_away_or_not_set_changes_nothing_for_runs(server: Server) -> None:
