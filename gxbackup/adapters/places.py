@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
+import termios
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar
 
 from gxbackup.adapters import process
 from gxbackup.adapters.transfer import CHUNK_BYTES, END_TIMEOUT_SECONDS, PROBE, Incoming, Means, Outgoing, stop, words
@@ -68,6 +70,8 @@ class ExecPlace(ABC):
                 ended = _to_the_end(running, timeout_seconds, f"{self.name}: {argv[0]}")
             finally:
                 outgoing.end()
+                if outgoing.lost is not None:
+                    raise outgoing.lost
         said, complaint = words(ended.stderr)
         if (status := said.get("status")) != "0":
             seen = f"exit status {status}" if status else "no end"
@@ -96,7 +100,13 @@ def _to_the_end(running: Running, timeout_seconds: float, label: str) -> Ended:
     deadline = time.monotonic() + timeout_seconds
     out = bytearray()
     buffer = memoryview(bytearray(CHUNK_BYTES))
-    guard = threading.Timer(timeout_seconds, lambda: stop(running))
+    expired = threading.Event()
+
+    def give_up() -> None:
+        expired.set()
+        stop(running)
+
+    guard = threading.Timer(timeout_seconds, give_up)
     guard.daemon = True
     guard.start()
     try:
@@ -104,12 +114,13 @@ def _to_the_end(running: Running, timeout_seconds: float, label: str) -> Ended:
             out += buffer[:count]
         status = running.wait(max(1.0, deadline - time.monotonic()))
     except CommandError:
-        if time.monotonic() < deadline:
+        if not expired.is_set() and time.monotonic() < deadline:
             raise
         raise CommandError(f"{label}: not finished after {timeout_seconds:g} s") from None
     finally:
         guard.cancel()
-    if time.monotonic() >= deadline and status != 0:
+    # A command may take the signal for a wish, and end with status 0 and half of its output.
+    if expired.is_set():
         raise CommandError(f"{label}: not finished after {timeout_seconds:g} s")
     return Ended(status, bytes(out), running.stderr())
 
@@ -153,19 +164,20 @@ class LocalPlace(ExecPlace):
         """See `Place`."""
         with self.start(argv, stdin=True) as running:
             assert isinstance(running, _LocalRunning)
-            feeder = threading.Thread(target=running.feed, args=(file,), name="input", daemon=True)
+            feeder = running.feeder(file)
             feeder.start()
             try:
                 ended = _to_the_end(running, timeout_seconds, f"{self.name}: {argv[0]}")
+                read_bytes = feeder.read_bytes()
             finally:
                 running.stop()
-                feeder.join()
+                feeder.end()
         label, complaint = f"{self.name}: {argv[0]}", ended.complaint()
         if ended.returncode != 0:
             raise CommandError(f"{label}: expected exit status 0, seen exit status {ended.returncode}: {complaint}")
-        if running.fed_bytes != file.stat().st_size:
+        if read_bytes != (size_bytes := file.stat().st_size):
             raise IntegrityError(
-                f"{label}: expected to read {file.stat().st_size} bytes, seen {running.fed_bytes}: {complaint}",
+                f"{label}: expected to read {size_bytes} bytes, seen {read_bytes}: {feeder.failure}{complaint}",
                 retryable=True,
             )
         return Ended(0, ended.stdout, complaint.encode())
@@ -188,6 +200,44 @@ class _Output:
         return StreamEnd()
 
 
+class _Feeder(threading.Thread):
+    """Hands a file to a command's stdin without copying it here; a reading end of its own tells what was left there."""
+
+    def __init__(self, pipe: IO[bytes], file: Path) -> None:
+        super().__init__(name="input", daemon=True)
+        self.failure = ""
+        self._pipe = pipe
+        self._file = file
+        self._fed_bytes = 0
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK_BYTES)
+        self._other_end = os.open(f"/proc/self/fd/{pipe.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
+
+    def run(self) -> None:
+        """Feed to the end, or until nobody is there to read."""
+        try:
+            with self._file.open("rb", buffering=0) as source, self._pipe as pipe:
+                while count := os.sendfile(pipe.fileno(), source.fileno(), None, CHUNK_BYTES):
+                    self._fed_bytes += count
+        except BrokenPipeError:
+            pass
+        except OSError as error:
+            self.failure = f"{error}: "
+
+    def read_bytes(self) -> int:
+        """Tell how much the command read, which has ended: a pipe takes a whole file that nobody reads."""
+        while self.is_alive() and not self._unread_bytes():
+            self.join(0.01)
+        return self._fed_bytes - self._unread_bytes()
+
+    def end(self) -> None:
+        """Let go of the input, read or not."""
+        os.close(self._other_end)
+        self.join()
+
+    def _unread_bytes(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self._other_end, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 class _LocalRunning:
     def __init__(self, child: process.Child, label: str) -> None:
         assert child.stdout and child.stderr
@@ -195,7 +245,6 @@ class _LocalRunning:
         self._child = child
         self._stdout = child.stdout.fileno()
         self._label = label
-        self.fed_bytes = 0
         self._stderr = bytearray()
         self._listener = threading.Thread(target=self._listen, name="stderr", daemon=True)
         self._listener.start()
@@ -212,13 +261,9 @@ class _LocalRunning:
         except BrokenPipeError:
             raise CommandError(f"{self._label}: it ended before it had read its input") from None
 
-    def feed(self, file: Path) -> None:
-        """Hand a file to its stdin without copying it here, as far as it is read, and end that."""
+    def feeder(self, file: Path) -> _Feeder:
         assert self._child.stdin
-        fcntl.fcntl(self._child.stdin, fcntl.F_SETPIPE_SZ, CHUNK_BYTES)
-        with file.open("rb", buffering=0) as source, self._child.stdin as pipe, suppress(BrokenPipeError):
-            while count := os.sendfile(pipe.fileno(), source.fileno(), None, CHUNK_BYTES):
-                self.fed_bytes += count
+        return _Feeder(self._child.stdin, file)
 
     def wait(self, timeout_seconds: float) -> int:
         try:

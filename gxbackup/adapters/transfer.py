@@ -42,23 +42,27 @@ class Digest(Protocol):
 # b2sum takes a third of the time of sha256sum, which busybox has alone; both are made to see loss, not malice.
 _DIGESTS: dict[str, Callable[[], Digest]] = {"b2sum": hashlib.blake2b, "sha256sum": hashlib.sha256}
 PROBE = "command -v b2sum >/dev/null && echo b2sum || echo sha256sum; command -v zstd >/dev/null && echo zstd || :"
-# tee opens a pipe that this shell made itself: the one that leads out may belong to another user.
+# tee opens a pipe that this shell made itself: the one that leads out may belong to another user. Its own end is told
+# too: were it killed behind a command that has ended, both sides would have the digest of the same too few bytes.
+# Each word has a line of its own, whatever the command left unfinished on stderr.
 _READ = """exec 4>&1; digest=$1; shift
-{ { "$@" 3>&- 4>&-; echo "gx-status $?" >&2; } | tee /dev/fd/3 >&4; } 3>&1 |
-    "$digest" | { read -r sum _; echo "gx-digest $sum" >&2; }"""
+{ { "$@" 3>&- 4>&-; printf '\\ngx-status %s\\n' "$?" >&2; } |
+    { tee /dev/fd/3 >&4; printf '\\ngx-passed %s\\n' "$?" >&2; }; } 3>&1 |
+    "$digest" | { read -r sum _; printf '\\ngx-digest %s\\n' "$sum" >&2; }"""
 _READ_PACKED = """exec 4>&1; digest=$1; level=$2; shift 2
-{ { "$@" 3>&- 4>&-; echo "gx-status $?" >&2; } |
-    { zstd -q -c "-$level" 3>&- 4>&-; echo "gx-packed $?" >&2; } | tee /dev/fd/3 >&4; } 3>&1 |
-    "$digest" | { read -r sum _; echo "gx-digest $sum" >&2; }"""
+{ { "$@" 3>&- 4>&-; printf '\\ngx-status %s\\n' "$?" >&2; } |
+    { zstd -q -c "-$level" 3>&- 4>&-; printf '\\ngx-packed %s\\n' "$?" >&2; } |
+    { tee /dev/fd/3 >&4; printf '\\ngx-passed %s\\n' "$?" >&2; }; } 3>&1 |
+    "$digest" | { read -r sum _; printf '\\ngx-digest %s\\n' "$sum" >&2; }"""
 # Where stdin cannot be ended, its length is told first.
 _WRITE = """exec 4>&1; digest=$1; size=$2; shift 2
-{ head -c "$size" | tee /dev/fd/3 | { "$@" >&4 3>&- 4>&-; echo "gx-status $?" >&2; }; } 3>&1 |
-    "$digest" | { read -r sum _; echo "gx-digest $sum" >&2; }"""
+{ head -c "$size" | tee /dev/fd/3 | { "$@" >&4 3>&- 4>&-; printf '\\ngx-status %s\\n' "$?" >&2; }; } 3>&1 |
+    "$digest" | { read -r sum _; printf '\\ngx-digest %s\\n' "$sum" >&2; }"""
 _WRITE_PACKED = """exec 4>&1; digest=$1; size=$2; shift 2
-{ head -c "$size" | tee /dev/fd/3 | { zstd -q -d -c 3>&- 4>&-; echo "gx-packed $?" >&2; } |
-    { "$@" >&4 3>&- 4>&-; echo "gx-status $?" >&2; }; } 3>&1 |
-    "$digest" | { read -r sum _; echo "gx-digest $sum" >&2; }"""
-_WORD = re.compile(rb"^gx-(status|packed|digest) (\w+)\n?", re.MULTILINE)
+{ head -c "$size" | tee /dev/fd/3 | { zstd -q -d -c 3>&- 4>&-; printf '\\ngx-packed %s\\n' "$?" >&2; } |
+    { "$@" >&4 3>&- 4>&-; printf '\\ngx-status %s\\n' "$?" >&2; }; } 3>&1 |
+    "$digest" | { read -r sum _; printf '\\ngx-digest %s\\n' "$sum" >&2; }"""
+_WORD = re.compile(rb"\n?^gx-(status|packed|passed|digest) (\w+)\n?", re.MULTILINE)
 
 
 class Means(NamedTuple):
@@ -96,7 +100,9 @@ class Incoming:
         if means.packs:
             self._piece = memoryview(bytearray(CHUNK_BYTES))
             packed = cast(IO[bytes], self)  # of a file it needs `read` alone
-            self._unpacked = zstandard.ZstdDecompressor().stream_reader(packed, read_size=CHUNK_BYTES, closefd=False)
+            self._unpacked = zstandard.ZstdDecompressor().stream_reader(
+                packed, read_size=CHUNK_BYTES, read_across_frames=True, closefd=False
+            )
 
     def readinto(self, buffer: memoryview) -> int:
         """See `PlainStream`."""
@@ -132,6 +138,8 @@ class Incoming:
             )
         if self._unpacked is not None and said.get("packed") != "0":
             raise CommandError(f"{self._label}: zstd: expected exit status 0, seen {said.get('packed')}: {complaint}")
+        if said.get("passed") != "0":
+            raise CommandError(f"{self._label}: tee: expected exit status 0, seen {said.get('passed')}: {complaint}")
         if sent != self._digest.hexdigest():
             raise IntegrityError(
                 f"{self._label}: expected the digest {sent} as it was sent, seen {self._digest.hexdigest()} "
@@ -154,6 +162,7 @@ class Outgoing(threading.Thread):
         super().__init__(name="input", daemon=True)
         self.digest = means.new_digest()
         self.failure: Exception | None = None
+        self.lost: IntegrityError | None = None
         self._file = file
         self._running: Running | None = None
         self._means = means
@@ -175,14 +184,28 @@ class Outgoing(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Send to the end; what went wrong is left in `failure`, and the command's own words say why."""
+        """
+        Send to the end; what went wrong is left in `failure`, and the command's own words say why.
+
+        Where the file itself is at fault, `lost` says so, and the command is ended: it would wait for the rest.
+        """
         assert self._running
+        sent_bytes, failure = 0, ""
         try:
             for piece in self._packed() if self.packs else self._plain():
                 self.digest.update(piece)
                 self._running.write(piece)
-        except (CommandError, OSError) as error:
+                sent_bytes += len(piece)
+        except CommandError as error:
             self.failure = error
+            return
+        except OSError as error:
+            failure = f": {error}"
+        if failure or sent_bytes != self._size_bytes:
+            self.lost = IntegrityError(
+                f"{self._file}: expected {self._size_bytes} bytes to send, seen {sent_bytes}{failure}", retryable=True
+            )
+            stop(self._running)
 
     def end(self) -> None:
         """Wait a moment for the last bytes; a command that has ended reads no more, and no one tells its sender."""

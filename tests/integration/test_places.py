@@ -6,7 +6,8 @@ import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.places import ExecPlace, LocalPlace
 from gxbackup.errors import CommandError, IntegrityError, SourceMissingError
-from gxbackup.ports import Place, PlainStream
+from gxbackup.ports import Place, PlainStream, Running
 from tests.integration.docker_engine import Engine, running_engine
 
 SECRET = "hunter2-never-to-be-seen"
@@ -107,6 +108,48 @@ def test_a_command_that_read_less_than_it_was_given_is_a_failure(place: Place, t
         place.write(["head", "-c", "10"], tmp_path / "input", timeout_seconds=60)
 
 
+@pytest.mark.parametrize("left", ["nothing", "half"])
+@pytest.mark.parametrize("place", ["this host", "far"], indirect=True)
+def test_a_command_that_read_less_is_a_failure_though_a_pipe_takes_it_all(
+    place: Place, tmp_path: Path, left: str
+) -> None:
+    (tmp_path / "input").write_bytes(os.urandom(500_000))
+    argv = ["true"] if left == "nothing" else ["head", "-c", "250000"]
+
+    with pytest.raises(IntegrityError, match="expected (to read 500000 bytes, seen (0|250000):|input with)"):
+        place.write(argv, tmp_path / "input", timeout_seconds=60)
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_named_and_nothing_waits_for_the_rest(tmp_path: Path) -> None:
+    class Shrinking(FarPlace):
+        @contextmanager
+        def start(self, argv: Sequence[str], *, stdin: bool = False) -> Iterator[Running]:
+            with super().start(argv, stdin=stdin) as running:
+                if stdin:
+                    os.truncate(tmp_path / "input", 1000)
+                yield running
+
+    (tmp_path / "input").write_bytes(os.urandom(500_000))
+
+    with pytest.raises(IntegrityError, match="input: expected 500000 bytes to send, seen 1000"):
+        Shrinking("far").write(["cat"], tmp_path / "input", timeout_seconds=60)
+
+
+def test_a_command_that_takes_its_end_for_a_wish_and_calls_half_its_output_good_is_a_failure(place: Place) -> None:
+    with pytest.raises(CommandError, match="not finished after 1 s"):
+        place.run(["sh", "-c", "trap 'echo half; exit 0' TERM; while :; do sleep 0.1; done"], timeout_seconds=1)
+
+
+def test_a_complaint_whose_line_has_no_end_hides_nothing_of_how_the_command_ended(place: Place) -> None:
+    with place.read(["sh", "-c", "echo all of it; printf careful >&2"]) as stream:
+        assert all_of(stream) == b"all of it\n"
+        stream.finish()
+    with place.read(["sh", "-c", "echo half; echo gx-status 0 >&2; printf 'no room' >&2; exit 3"]) as stream:
+        all_of(stream)
+        with pytest.raises(CommandError, match=r"expected exit status 0, seen 3: (gx-status 0\n)?no room"):
+            stream.finish()
+
+
 def test_a_command_that_takes_too_long_is_ended(place: Place) -> None:
     with pytest.raises(CommandError, match="not finished after 0.5 s"):
         place.run(["sleep", "30"], timeout_seconds=0.5)
@@ -164,6 +207,31 @@ def test_a_zstd_that_dies_in_the_place_is_a_failure_never_a_shorter_file(tmp_pat
             stream.finish()
     with pytest.raises(IntegrityError, match="expected input with b2sum"):
         place.write(["cat"], zeros, timeout_seconds=60)
+
+
+def test_what_was_packed_in_two_pieces_arrives_whole(tmp_path: Path) -> None:
+    place = standing_in_for_zstd(tmp_path, 'head -c 1000 | "$REAL" "$@"; "$REAL" "$@"')
+
+    with place.read(["head", "-c", "3000", "/dev/zero"]) as stream:
+        assert all_of(stream) == bytes(3000)
+        stream.finish()
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_tee_that_dies_behind_a_command_that_ended_well_is_a_failure_never_a_shorter_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packs: bool
+) -> None:
+    monkeypatch.setattr(FarPlace, "packs", packs)
+    (tmp_path / "tee").write_text(f"#!/bin/sh\nwhile [ ! -e {tmp_path}/ended ]; do sleep 0.05; done; kill -9 $$\n")
+    (tmp_path / "tee").chmod(0o755)
+    zstd = '"$REAL" "$@"' if packs else ":"
+    place = standing_in_for_zstd(tmp_path, f"{zstd}; touch {tmp_path}/ended")
+    ends = f"{tmp_path}/{'with-zstd' if packs else 'ended'}"
+
+    with place.read(["sh", "-c", f"echo all of it; touch {ends}"]) as stream:
+        assert all_of(stream) == b""
+        with pytest.raises(CommandError, match="tee: expected exit status 0, seen 137"):
+            stream.finish()
 
 
 def test_what_comes_packed_and_is_no_zstd_is_damage(tmp_path: Path) -> None:
