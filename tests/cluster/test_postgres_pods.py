@@ -14,7 +14,6 @@ import yaml
 from gxbackup.adapters.cluster import Cluster
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
-from gxbackup.adapters.places import CHUNK_BYTES
 from gxbackup.adapters.pods import _PodRunning
 from gxbackup.errors import CommandError, RestoreError
 from gxbackup.ports import Place
@@ -27,6 +26,7 @@ from tests.kubeconfigs import turn_to
 pytestmark = pytest.mark.cluster
 PASSWORD = "hunter2-in-the-pod-alone"
 CONTAINER = f"gxt-postgres.ca-{os.getpid()}"
+LARGER_THAN_ANY_SQL = 64 * 1024
 HOST = Host(Containers(), Cluster())
 # As an image is where local connections need the password too.
 _ASK_FOR_IT = "sed -i 's/^local .* trust/local all all scram-sha-256/' \"$PGDATA/pg_hba.conf\" && kill -HUP 1"
@@ -116,7 +116,7 @@ def test_a_connection_cut_in_a_dump_or_a_restore_is_an_error_and_the_next_try_en
 
     def cut_after_the_first_piece(running: _PodRunning, data: bytes | memoryview) -> None:
         write(running, data)
-        if len(data) == CHUNK_BYTES:
+        if len(data) > LARGER_THAN_ANY_SQL:
             cuttable.cut()
 
     with source.open(HOST, capture) as stream:
@@ -146,14 +146,15 @@ def test_the_estates_own_database_comes_back_equal_on_a_scratch_server(tmp_path:
 
 def test_a_pod_deleted_in_the_middle_of_a_dump_is_an_error(pod: str, tmp_path: Path) -> None:
     source = Postgres(namespace=pod, pod="postgres-0")
-    # More than what is under way in pipes and sockets.
-    much = "CREATE TABLE much AS SELECT repeat(md5(i::text), 1000) FROM generate_series(1, 3000) i"
+    # More than what is under way in pipes and sockets, also packed.
+    much = """CREATE TABLE much AS SELECT i, (SELECT string_agg(md5((i * j)::text), '') FROM generate_series(1, 1000) j)
+        FROM generate_series(1, 1000) i"""
     psql(Cluster().place(pod, "postgres-0"), much)
     capture = next(each for each in source.collect(HOST, "pg") if each.settings.get("database") == "backend")
 
     with source.open(HOST, capture) as stream:
         assert stream.readinto(memoryview(bytearray(1000)))
-        kubectl("delete", "pod", "-n", pod, "postgres-0", "--grace-period=0", "--force")
+        kubectl("delete", "pod", "-n", pod, "postgres-0", "--timeout=120s")  # returns once it is gone
         with pytest.raises(CommandError):
             read_all(stream)
 
