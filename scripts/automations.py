@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
+import notify_blocks
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.schemas.automations import Automation, AutomationCore
 from pydantic import Field, ValidationError, model_validator
@@ -19,7 +20,6 @@ from gxbackup.model import Frozen
 FILE = Path(__file__).resolve().parent.parent / "deployments" / "automations.yaml"
 HINT = "deployments/automations.yaml: each has name, description, trigger, and notify or crash"
 PREFIX = "gx-"
-BLOCK = "gx-notify"
 
 
 class Message(Frozen):
@@ -62,11 +62,10 @@ def apply(client: SyncPrefectClient, wanted: tuple[Wanted, ...]) -> None:
 
     Without GX_NOTIFY_URL nobody is notified, which is said.
 
-    Raises: InventoryError for a trigger that Prefect does not understand.
+    Raises: InventoryError for a trigger that Prefect does not understand; SetupError for an address of an unknown kind.
     """
-    url = os.environ.get("GX_NOTIFY_URL")
-    block_id = _block(url) if url else None
-    if block_id is None:
+    block_ids = notify_blocks.store(os.environ.get("GX_NOTIFY_URL", ""))
+    if not block_ids:
         print("automations: GX_NOTIFY_URL is not set: what goes wrong shows in the UI, and nobody is notified")
     held: dict[str, list[Automation]] = {}
     for automation in client.read_automations():
@@ -74,10 +73,10 @@ def apply(client: SyncPrefectClient, wanted: tuple[Wanted, ...]) -> None:
     for one in wanted:
         there = held.pop(one.name, [])
         if not there:
-            client.create_automation(_core(one, block_id, enabled=True))
+            client.create_automation(_core(one, block_ids, enabled=True))
             print(f"automation {one.name}: made")
             continue
-        client.update_automation(there[0].id, _core(one, block_id, enabled=there[0].enabled))
+        client.update_automation(there[0].id, _core(one, block_ids, enabled=there[0].enabled))
         if not there[0].enabled:
             print(f"automation {one.name}: switched off by an operator, left off")
         for double in there[1:]:
@@ -88,7 +87,7 @@ def apply(client: SyncPrefectClient, wanted: tuple[Wanted, ...]) -> None:
             print(f"automation {name}: no longer in deployments/automations.yaml, removed")
 
 
-def _core(wanted: Wanted, block_id: UUID | None, *, enabled: bool) -> AutomationCore:
+def _core(wanted: Wanted, block_ids: Sequence[UUID], *, enabled: bool) -> AutomationCore:
     try:
         return AutomationCore.model_validate(
             {
@@ -96,7 +95,7 @@ def _core(wanted: Wanted, block_id: UUID | None, *, enabled: bool) -> Automation
                 "description": wanted.description,
                 "enabled": enabled,
                 "trigger": wanted.trigger,
-                "actions": [_action(wanted, block_id)],
+                "actions": _actions(wanted, block_ids),
             }
         )
     except ValidationError as error:
@@ -105,26 +104,9 @@ def _core(wanted: Wanted, block_id: UUID | None, *, enabled: bool) -> Automation
         raise InventoryError(f"automation {wanted.name}: {where}: {first['msg']}", HINT) from None
 
 
-def _action(wanted: Wanted, block_id: UUID | None) -> dict[str, Any]:
+def _actions(wanted: Wanted, block_ids: Sequence[UUID]) -> list[dict[str, Any]]:
     if wanted.notify is None:
-        return {"type": "change-flow-run-state", "state": "CRASHED", "message": wanted.crash}
-    if block_id is None:
-        return {"type": "do-nothing"}
-    return {
-        "type": "send-notification",
-        "block_document_id": str(block_id),
-        "subject": wanted.notify.subject,
-        "body": wanted.notify.body,
-    }
-
-
-def _block(url: str) -> UUID:
-    """Store the webhook as a block and return its id; the block that is there keeps its id."""
-    block = CustomWebhookNotificationBlock(
-        name=BLOCK,
-        url=url,
-        json_data={"subject": "{{subject}}", "body": "{{body}}", "text": "{{subject}}\n{{body}}"},
-    )
-    stored = block.save(BLOCK, overwrite=True)
-    assert isinstance(stored, UUID)
-    return stored
+        return [{"type": "change-flow-run-state", "state": "CRASHED", "message": wanted.crash}]
+    said = {"subject": wanted.notify.subject, "body": wanted.notify.body}
+    told = [{"type": "send-notification", "block_document_id": str(block_id), **said} for block_id in block_ids]
+    return told or [{"type": "do-nothing"}]

@@ -10,12 +10,14 @@ from typing import Any
 
 import automations
 import httpx
+import notify_blocks
 import pytest
 import yaml
 from estate import PROJECT, Estate, await_condition, estate, free_port
 from prefect.events.schemas.automations import AutomationCore
 
-from gxbackup.errors import InventoryError
+from gxbackup.errors import InventoryError, SetupError
+from tests.mail_sink import receiving
 from tests.webhook_sink import Got, listening
 
 APPLY = """
@@ -193,6 +195,42 @@ def test_what_goes_wrong_is_told_by_name_with_what_is_safe_and_its_page(all_fire
     assert len(told) == 1 or subject == "nobody looks at the backups"
 
 
+def test_mail_and_slack_stand_beside_the_webhook_once_each_and_a_mail_arrives(server: Server) -> None:
+    slack = "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"
+    with receiving() as (port, mails):
+        mail = f"mailto://127.0.0.1:{port}?from=gx@example.org&to=ops@example.org&format=text"
+        for _ in range(2):
+            said = server.apply(GX_NOTIFY_URL=f"{server.url} {mail} {slack}")
+        stored = server.post("/block_documents/filter", {})
+        # Slack's own address is not on this machine: only what is stored for it is looked at.
+        server.apply(GX_NOTIFY_URL=f"{server.url} {mail}")
+        server.run("backup-vps5", ["backup"], {"type": "RUNNING"}, {"type": "FAILED", "message": "disk full"})
+        await_condition("the mail", lambda: any("backup-vps5 Failed" in mail for mail in mails), 60)
+        await_condition("the message", lambda: bool(server.told("backup-vps5 Failed")), 60)
+
+    kinds = {block["name"]: block["block_type"]["slug"] for block in stored if block["name"].startswith("gx-notify")}
+    [told] = [mail for mail in mails if "backup-vps5 Failed" in mail]
+    assert kinds == {
+        "gx-notify": "custom-webhook",
+        "gx-notify-mail": "slack-webhook",
+        "gx-notify-slack": "slack-webhook",
+    }
+    assert "TIiajkdnlazkcOXrIdevi7FQ" not in said + json.dumps(stored)
+    assert "To: ops@example.org" in told
+    assert "disk full" in told
+
+
+@pytest.mark.parametrize(
+    ("addresses", "message"),
+    [("ftp://user:hidden@host", "seen 'ftp'"), ("https://a.example https://b.example", "one address of a kind")],
+)
+def test_an_address_that_nothing_can_be_sent_to_is_an_error_without_its_secret(addresses: str, message: str) -> None:
+    with pytest.raises(SetupError, match=message) as refused:
+        notify_blocks.store(addresses)
+
+    assert "hidden" not in str(refused.value)
+
+
 def test_a_webhook_that_is_away_or_not_set_changes_nothing_for_runs(server: Server) -> None:
     server.apply(GX_NOTIFY_URL=f"http://127.0.0.1:{free_port()}")
     server.run("backup-vps1", ["backup"], {"type": "RUNNING"}, {"type": "FAILED", "message": "again"})
@@ -230,4 +268,4 @@ def test_a_slip_of_the_pen_is_an_error(tmp_path: Path, change: dict[str, Any], m
 
 
 def understood(path: Path) -> list[AutomationCore]:
-    return [automations._core(one, None, enabled=True) for one in automations.load(path)]
+    return [automations._core(one, (), enabled=True) for one in automations.load(path)]
