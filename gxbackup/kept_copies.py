@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,13 +40,9 @@ def find(roots: Iterable[Path], safety_dir: Path) -> list[KeptCopy]:
     places = [place for root in everywhere for place in _beside(root)]
     places += safety_dir.glob("overlay-*")
     found = [
-        KeptCopy(
-            path=str(place),
-            made_at=datetime.strptime(stamp[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC),
-            size_bytes=sum(_allocated(place)),
-        )
+        KeptCopy(path=str(place), made_at=made_at, size_bytes=sum(_allocated(place)))
         for place in dict.fromkeys(places)
-        if (stamp := _MADE_AT.search(place.name)) and place.is_dir() and not place.is_symlink()
+        if (made_at := _made_at(place.name)) and os.path.isdir(place) and not place.is_symlink()  # noqa: PTH112
     ]
     return sorted(found, key=lambda copy: (copy.made_at, copy.path))
 
@@ -54,15 +51,27 @@ def note(target: Path, safety_dir: Path) -> None:
     """Remember where a restore left a safety copy beside its target, for one that no inventory names."""
     if target not in _noted(safety_dir):
         with (safety_dir / _NOTED).open("a", encoding="utf-8", errors="surrogateescape") as noted:
-            noted.write(f"{json.dumps(str(target))}\n")
+            # After a line that was left half written, this one has a line of its own.
+            noted.write(f"\n{json.dumps(str(target))}\n")
 
 
 def _noted(safety_dir: Path) -> list[Path]:
     try:
         lines = (safety_dir / _NOTED).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except FileNotFoundError:
+    except OSError:
         return []
-    return [Path(json.loads(line)) for line in lines]
+    noted = []
+    for line in lines:
+        with suppress(ValueError):  # a line that a killed restore or a full disk left half written
+            noted.append(Path(str(json.loads(line))))
+    return noted
+
+
+def _made_at(name: str) -> datetime | None:
+    if stamp := _MADE_AT.search(name):
+        with suppress(ValueError):  # a name that looks like ours, and is not
+            return datetime.strptime(stamp[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return None
 
 
 def _beside(root: Path) -> Iterator[Path]:
@@ -74,7 +83,10 @@ def _allocated(place: Path) -> Iterator[int]:
     seen: set[tuple[int, int]] = set()
     for folder, _, names in os.walk(place):
         for name in names:
-            file = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - names of any bytes, many of them
+            try:
+                file = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - names of any bytes, many of them
+            except OSError:  # removed meanwhile, as it should be
+                continue
             if (file.st_dev, file.st_ino) not in seen:
                 seen.add((file.st_dev, file.st_ino))
                 yield file.st_blocks * 512
