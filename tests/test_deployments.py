@@ -19,6 +19,8 @@ from prefect import Flow
 from prefect.cli.deploy._models import ConcurrencyLimitSpec, DeploymentConfig, PrefectYamlModel, WorkPoolConfig
 from prefect.flows import load_flow_from_entrypoint
 from prefect.server.schemas.schedules import CronSchedule
+from prefect.utilities.processutils import command_from_string
+from prefect.utilities.templating import apply_values
 
 from gxbackup import inventory, schedules
 from gxbackup.errors import InventoryError
@@ -147,6 +149,16 @@ def test_every_pool_has_its_file_and_every_host_its_pool() -> None:
     files = {path.stem for path in (PROJECT / "deployments" / "work-pools").iterdir()}
 
     assert files == {host.pool for host in inventory.load().hosts.values()}
+
+
+def test_every_run_is_started_by_the_python_of_the_folder_that_was_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GX_ROOT", "/srv/gx backup")
+
+    commands = [apply_values(deployment.work_pool.job_variables, {})["command"] for deployment in wanted().deployments]
+
+    assert commands
+    for command in commands:
+        assert command_from_string(command) == ["/srv/gx backup/.venv/bin/python", "-m", "prefect.engine"]
 
 
 def test_every_server_has_its_backup() -> None:
