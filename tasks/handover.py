@@ -15,7 +15,7 @@ from prefect.states import Cancelled
 from gxbackup.errors import RestoreError
 from tasks import host
 
-_SECONDS_BETWEEN_LOOKS = 5
+_SECONDS_BETWEEN_LOOKS = 2
 _SECONDS_TO_BEGIN = 600
 
 

@@ -1,0 +1,193 @@
+"""Five hosts, each with a worker, a staging directory and a key of its own, on one real Prefect server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import pytest
+import yaml
+from estate import HOSTS, Estate, await_condition, end
+
+from tests.integration.k3s_hosts import K3sHost
+from tests.integration.postgres_server import PASSWORD, running_server
+
+K3S_SERVERS = ("vps3", "vps4", "vps5")
+FOLDERS = {"vps1": "vps1-website", "vps2": "vps2-devtest", **{name: f"mainnet-{name}" for name in K3S_SERVERS}}
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+CAPTURE = """
+from prefect import flow
+from flows.recipes import back_up
+@flow
+def capture():
+    return back_up("mainnet", ["etcd-snapshots"])
+capture()
+"""
+
+
+class FiveHosts(Estate):
+    """An estate whose hosts share nothing but the remote and the Prefect server."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.k3s: dict[str, K3sHost] = {}
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def settings(self, name: str) -> dict[str, str]:
+        """Return what differs on this host: inventory, staging, Prefect's home, programs."""
+        home = self.root / "hosts" / name
+        settings = {"GX_STAGING_DIR": str(home / "staging"), "PREFECT_HOME": str(home / "prefect")}
+        if name in self.k3s:
+            settings |= {"GX_INVENTORY": str(home / "inventory.yaml"), "PATH": self.k3s[name].path}
+            settings["PATH"] = f"{Path(sys.executable).parent}:{settings['PATH']}"
+        return settings
+
+    def make_hosts(self) -> None:
+        """Make the inventory: some files on each host, and the datastore of the three K3s servers."""
+        for name in K3S_SERVERS:
+            joins = self.k3s.get(K3S_SERVERS[0])
+            self.k3s[name] = K3sHost(self.root / "hosts" / name / "k3s", name, joins=joins)
+
+        def edit(document: dict[str, Any]) -> None:
+            promise = {"rpo_hours": 24, "keep_days": 30}
+            for name in HOSTS:
+                files = self.root / "hosts" / name / "files"
+                files.mkdir(parents=True)
+                (files / "name").write_text(name)
+                source = {"kind": "directory", "root": str(files)}
+                document["servers"][name]["data_types"] = {"files": {"source": source, **promise}}
+
+        self.create(edit)
+        for name, server in self.k3s.items():
+            document = yaml.safe_load(self.inventory_file.read_text())
+            source = {
+                "kind": "etcd", "data_dir": str(server.data_dir), "config_dir": str(server.config_dir),
+                "other_servers": [*K3S_SERVERS[1:]],
+            }  # fmt: skip
+            document["servers"]["mainnet"] = {
+                "runs_on": "vps3", "remote_dir": "mainnet",
+                "data_types": {"etcd-snapshots": {"source": source, "rpo_hours": 24, "keep_days": 30}},
+            }  # fmt: skip
+            (self.root / "hosts" / name / "inventory.yaml").write_text(yaml.safe_dump(document))
+
+    def work(self, name: str) -> None:
+        """Start a host's worker."""
+        self.workers[name] = self.start_worker(name, PREFECT_WORKER_QUERY_SECONDS="3", **self.settings(name))
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Ask the Prefect server, again where it was too busy; importing its client takes longer than the answer."""
+        data = None if body is None else json.dumps(body).encode()
+        for patience in reversed(range(10)):
+            try:
+                asked = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
+                with urllib.request.urlopen(asked, timeout=90) as answer:
+                    return json.load(answer)
+            except OSError:
+                if not patience:
+                    raise
+        return None
+
+    def begin(self, name: str, **parameters: object) -> str:
+        """Start a deployment's run; return its id."""
+        found = self.ask(f"/deployments/name/{name}/{name}")
+        body = {"parameters": parameters, "idempotency_key": token_hex()}
+        return str(self.ask(f"/deployments/{found['id']}/create_flow_run", body)["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        """Return a run's state as the server tells it."""
+        told: dict[str, Any] = self.ask(f"/flow_runs/{run}")["state"]
+        return told
+
+    def ended(self, run: str) -> str:
+        """Wait for a run's end and return how it ended."""
+        await_condition("the end of a run", lambda: self.state(run)["type"] in FINAL, 300)
+        return str(self.state(run)["name"])
+
+    def log(self, name: str) -> str:
+        """Return what a host's worker and its runs have printed."""
+        return (self.root / "logs" / f"worker-{name}.log").read_text()
+
+    def held(self, folder: str) -> list[Path]:
+        """Return the complete snapshots in a folder of the remote."""
+        return sorted(path.parent for path in (self.remote / folder).glob("*/manifest.json"))
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FiveHosts]:
+    estate = FiveHosts(tmp_path_factory.mktemp("five"))
+    try:
+        estate.make_hosts()
+        with running_server() as database:
+            # With SQLite, five workers at times kept each other from its one writer for minutes.
+            url = f"postgresql+asyncpg://postgres:{PASSWORD}@/postgres?host={database.folder}"
+            estate.start_server(
+                PREFECT_API_SERVICES_LATE_RUNS_AFTER_SECONDS="2", PREFECT_SERVER_DATABASE_CONNECTION_URL=url
+            )
+            estate.deploy()
+            for name in HOSTS[:-1]:
+                estate.work(name)
+            yield estate
+            estate.stop()
+    finally:
+        estate.stop()
+        for server in estate.k3s.values():
+            server.fault("")
+            server.stop()
+
+
+def test_each_worker_takes_only_its_own_pool_and_a_host_that_is_down_is_late_and_costs_the_others_nothing(
+    five: FiveHosts,
+) -> None:
+    runs = {name: five.begin(f"backup-{name}") for name in HOSTS}
+
+    assert [five.ended(runs[name]) for name in HOSTS[:-1]] == ["Completed"] * 4
+    await_condition("the late run", lambda: five.state(runs["vps5"])["name"] == "Late", 120)
+    assert five.held(FOLDERS["vps5"]) == []
+    for name in HOSTS[:-1]:
+        manifest = json.loads((five.held(FOLDERS[name])[0] / "manifest.json").read_text())
+        assert (manifest["host"], manifest["complete"]) == (name, True)
+        others = [other for other in HOSTS if other != name and f"backup {other}" in five.log(name)]
+        assert others == []
+
+    five.work("vps5")
+    assert five.ended(runs["vps5"]) == "Completed"
+    assert five.held(FOLDERS["vps5"])
+
+
+def test_a_k3s_cluster_is_recovered_through_the_workers_of_its_three_hosts_also_after_a_kill(five: FiveHosts) -> None:
+    for name in HOSTS[:2]:
+        end(five.workers[name])
+    first, _, last = five.k3s.values()
+    for server in five.k3s.values():
+        server.start()
+    first.seed()
+    before = set(first.etcdctl("get", "/registry/", "--prefix", "--keys-only").split())
+    five.run(sys.executable, "-c", CAPTURE, host="vps3", **five.settings("vps3"))  # type: ignore[arg-type]
+    first.etcdctl("del", "/registry/", "--prefix")
+    shutil.rmtree(last.db / "etcd" / "member" / "wal")
+    first.fault("reset-hangs")
+    killed = five.begin("restore-k3s-cluster", mode="in-place", approve=True)
+    await_condition("the reset of the first server", (first.root / "resetting").exists, 300)
+    (area,) = (five.root / "hosts" / "vps3" / "staging").glob("run-restore-mainnet-*")
+    os.kill(int(area.name.rpartition("-")[2]), signal.SIGKILL)
+    assert five.ended(killed) == "Crashed"
+    first.fault("")
+
+    ended = five.ended(five.begin("restore-k3s-cluster", mode="in-place", approve=True))
+
+    assert ended == "Completed", five.log("vps3")
+    assert set(last.etcdctl("get", "/registry/", "--prefix", "--keys-only").split()) == before
+    assert "objects of 6 kinds compared with the snapshot" in five.log("vps3")
+    for name in K3S_SERVERS[1:]:  # what was done before the kill was not asked for again
+        steps = [five.log(name).count(f"recover K3s on {name}: {step}' - Beginning") for step in ("stop", "join")]
+        assert steps == [1, 1]
+        assert len(five.k3s[name].beside("db")) == 1
