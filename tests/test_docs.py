@@ -15,11 +15,17 @@ from prefect import Flow
 from pydantic import TypeAdapter
 
 from flows import command_line
+from gxbackup.adapters import process
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")])
 # Programs of others that the pages name, each with its words left to its own manual.
-OTHERS = {"age-keygen", "cd", "export", "git", "systemctl"}
+OTHERS = {"age-keygen", "apt-get", "cd", "export", "git", "set", "systemctl"}
+# The shell that the pages mean: Debian itself has neither `python` nor `prefect`.
+SHELL = """cd /opt/gx-backup
+export PATH=/opt/gx-backup/.venv/bin:$PATH
+set -a; . /etc/gx-backup/worker.env; set +a
+"""
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -88,6 +94,27 @@ def test_every_command_in_the_documents_is_one_that_runs(page: str, line: str) -
             assert (PROJECT / ".venv/bin/rclone").exists()
         case [program, *_]:
             assert program in OTHERS, f"{page}: {program}: held by no test"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/how-to/set-up-a-host.md", "docs/runbooks/README.md", "docs/runbooks/restore-website.md"]
+)
+def test_who_starts_from_nothing_is_told_the_shell_before_the_first_command_that_needs_it(page: str) -> None:
+    text = (PROJECT / page).read_text(encoding="utf-8")
+
+    before, shell, _ = text.partition(SHELL)
+
+    assert shell
+    assert re.findall(r"^(?:python|prefect|make deploy)\b.*", before, re.MULTILINE) == []
+
+
+def test_a_shell_can_read_the_workers_settings() -> None:
+    example = PROJECT / "deployments" / "systemd" / "worker.env.example"
+
+    told = process.run(["sh", "-euc", f"set -a; . {example}; set +a; env"], timeout_seconds=30, cwd=PROJECT)
+
+    assert b"\nPREFECT_API_URL=http://127.0.0.1:4200/api\n" in told.stdout
+    assert b"\nRCLONE_CONFIG=/etc/gx-backup/rclone.conf\n" in told.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
