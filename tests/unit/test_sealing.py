@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gxbackup import sealing
+from gxbackup import opening, sealing
 from gxbackup.errors import BackupError, CollectError, EmptyArtifactError, IntegrityError, SealingError, SetupError
 from gxbackup.model import Artifact, Capture, SealedFile
 from gxbackup.parts import Drain, PartWriter
@@ -227,3 +227,22 @@ def test_a_consumer_that_stops_half_way_leaves_no_process(tmp_path: Path, keys: 
 
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     assert [pid for pid in children if "age" in Path(f"/proc/{pid}/comm").read_text()] == []
+
+
+def test_an_etcd_snapshot_read_back_is_held_against_its_own_sum(
+    tmp_path: Path, keys: dict[str, tuple[str, Path]]
+) -> None:
+    database = bytes(range(256)) * 4096
+    path = "files/etcd-snapshots/etcd-snapshot.db.zst.age"
+    for name, end in (("whole", hashlib.sha256(database).digest()), ("cut", hashlib.sha256(database[1:]).digest())):
+        area = tmp_path / name
+        area.mkdir()
+        _, artifact = seal(Bytes(database + end), area, keys)
+        artifact = artifact.model_copy(update={"path": path, "kind": "etcd"})
+        files = [area / part.path for part in artifact.parts]
+        identity = keys["recovery"][1]
+        if name == "whole":
+            assert opening.open_artifact(artifact, files, identity, area / "nowhere").endswith("its own sha256")
+        else:
+            with pytest.raises(IntegrityError, match="expected sha256"):
+                opening.open_artifact(artifact, files, identity, area / "nowhere")
