@@ -156,8 +156,7 @@ class Remote:
         Fetch `folder`/name to `to`/name for each name; one that is there with equal size and hash is not fetched again.
 
         A file appears under its name only once it is whole. With `may_link` a remote on the same filesystem gives its
-        own files a second name there: who reads them must never write to them. Raises: RemoteFileMissingError naming
-        the first that the remote does not hold.
+        own files a second name there: nobody may write to them. Raises: RemoteFileMissingError naming the first absent.
         """
         wanted = list(dict.fromkeys(contained(name) for name in names))
         root = self.features().local_root if may_link else None
