@@ -42,13 +42,19 @@ class Archive(Frozen):
 
 def beside_name(database: str) -> str:
     """Return the name of the half-made database: always the same, so that the next try finds and drops it."""
-    digest = hashlib.sha256(database.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return _cut(database, f"_restore_{digest}")
+    return _cut(database, f"_restore_{_digest(database)}")
 
 
 def before_name(database: str) -> str:
-    """Return the name that a replaced database is kept under."""
-    return _cut(database, f"_before_{clock.now():%Y%m%d_%H%M%S}")
+    """Return the name that a replaced database is kept under; two that begin alike keep two names."""
+    suffix = f"_before_{clock.now():%Y%m%d_%H%M%S}"
+    if len(database.encode("utf-8", "surrogateescape")) + len(suffix) > NAME_BYTES:
+        suffix = f"_{_digest(database)}{suffix}"
+    return _cut(database, suffix)
+
+
+def _digest(database: str) -> str:
+    return hashlib.sha256(database.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def _cut(name: str, suffix: str) -> str:

@@ -64,8 +64,10 @@ def mainnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainNet]:
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         made = MainNet(tmp_path_factory.mktemp("mainnet"), patch)
         made.create_mainnet()
+        drop_safety_copies()  # of a run that was killed
         with prefect_test_harness(server_startup_timeout=120):
             yield made
+        drop_safety_copies()
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,12 @@ def sql(statement: str, database: str = "backend") -> str:
         "exec", "-n", "backend-mainnet", "postgres-0", "--",
         "psql", "-U", "postgres", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement,
     ).strip()  # fmt: skip
+
+
+def drop_safety_copies() -> None:
+    """Remove what restores in place left there: the cluster outlives the tests."""
+    for name in sql("select datname from pg_database where datname like '%\\_before\\_%'").splitlines():
+        sql(f'drop database "{name}" with (force)')
 
 
 def redis(*words: str) -> str:

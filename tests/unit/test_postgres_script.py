@@ -31,6 +31,16 @@ GRANT ALL ON TABLESPACE fast TO app;
 """
 
 
+def test_two_long_names_that_begin_alike_are_kept_under_two() -> None:
+    first, second = (f"{'backend_before_20261128_022635_before_2026' * 2}"[:55] + end for end in ("a" * 8, "b" * 8))
+
+    kept = {before_name(name) for name in (first, second)}
+
+    assert len(kept) == 2
+    assert all(len(name.encode()) <= 63 and "_before_2" in name for name in kept)
+    assert before_name("backend").startswith("backend_before_")
+
+
 def test_statements_end_where_sql_ends_them() -> None:
     found = list(statements(GLOBALS))
 
