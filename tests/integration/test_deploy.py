@@ -91,7 +91,10 @@ def test_what_is_deployed_is_what_prefect_yaml_says(server: Server) -> None:
         directory = {"prefect.deployments.steps.set_working_directory": {"directory": "/srv/elsewhere"}}
         assert deployment["pull_steps"] == [directory]
         assert deployment["work_pool_name"] == wanted.work_pool.name
-        assert deployment["job_variables"] == {"env": {"PREFECT_LOGGING_EXTRA_LOGGERS": "gxbackup"}}
+        assert deployment["job_variables"] == {
+            "command": "'/srv/elsewhere/.venv/bin/python' -m prefect.engine",
+            "env": {"PREFECT_LOGGING_EXTRA_LOGGERS": "gxbackup"},
+        }
         assert deployment["entrypoint"] == wanted.entrypoint
         assert set(deployment["tags"]) == set(wanted.tags)
         limit = (deployment["global_concurrency_limit"] or {}).get("limit")
