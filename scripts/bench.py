@@ -96,7 +96,7 @@ class Competitors:
 
     def pipeline(self) -> dict[str, float]:
         """Ours from capture to remote verify, in a process of its own that is warm: seconds and memory over idle."""
-        done = self.place.run(sys.executable, "scripts/bench_pieces.py", "vps1", "website")
+        done = self.place.run(sys.executable, "scripts/bench_pieces.py", "backup", "vps1", "website")
         measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return measured
 
