@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gxbackup.errors import RestoreError
 from gxbackup.model import Frozen
 
 _NOTED = "exchanged.jsonl"
@@ -48,11 +49,22 @@ def find(roots: Iterable[Path], safety_dir: Path) -> list[KeptCopy]:
 
 
 def note(target: Path, safety_dir: Path) -> None:
-    """Remember where a restore left a safety copy beside its target, for one that no inventory names."""
-    if target not in _noted(safety_dir):
+    """
+    Remember where a restore will leave a safety copy beside its target, for one that no inventory names.
+
+    Raises: RestoreError where it cannot be written.
+    """
+    if target in _noted(safety_dir):
+        return
+    try:
         with (safety_dir / _NOTED).open("a", encoding="utf-8", errors="surrogateescape") as noted:
             # After a line that was left half written, this one has a line of its own.
             noted.write(f"\n{json.dumps(str(target))}\n")
+    except OSError as error:
+        raise RestoreError(
+            f"{safety_dir}: expected to note a safety copy, seen {error.strerror}",
+            f"{target} is as it was; make it writable, with some room, then start again",
+        ) from None
 
 
 def _noted(safety_dir: Path) -> list[Path]:

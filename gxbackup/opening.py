@@ -61,11 +61,9 @@ def _list_tar(chunks: Iterable[bytes], path: str) -> str:
         ["tar", "--list", "--file=-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as tar:
         assert tar.stdin
-        for chunk in chunks:
-            try:
-                tar.stdin.write(chunk)
-            except BrokenPipeError:
-                break
+        reads_on = True
+        for chunk in chunks:  # to the last, behind which its hash is compared, whether tar reads on or not
+            reads_on = reads_on and trees.hand_on(tar.stdin, memoryview(chunk))
         tar.stdin.close()
         if (status := tar.wait(60)) != 0:
             raise IntegrityError(f"{path}: tar --list: expected exit status 0, seen {status}")

@@ -65,7 +65,7 @@ def extract(chunks: Iterable[memoryview | bytes], into: Path, allowed: Evidence)
             for chunk in chunks:
                 view = memoryview(chunk)
                 scanner.feed(view)
-                reads_on = reads_on and _write(tar.stdin, view)
+                reads_on = reads_on and hand_on(tar.stdin, view)
                 if not reads_on and not scanner.ended:
                     break
             evidence = scanner.finish() if reads_on or scanner.ended else {}
@@ -258,7 +258,7 @@ def _has_capability(path: bytes) -> bool:
     return True
 
 
-def _write(pipe: IO[bytes], view: memoryview) -> bool:
+def hand_on(pipe: IO[bytes], view: memoryview) -> bool:
     """Write all; False where tar reads no more: it failed, or has seen the end and leaves the padding behind it."""
     try:
         while view:

@@ -20,7 +20,7 @@ from threading import Lock
 from typing import BinaryIO
 
 from gxbackup.adapters.rclone_answers import Features, Quota, RemoteFile, contained, entries, features, files, sums
-from gxbackup.adapters.rclone_command import PATIENT, Progress, Rclone
+from gxbackup.adapters.rclone_command import DRIVE, EACH_FOLDER, PATIENT, PLAIN, WITH_SHA256, Progress, Rclone
 from gxbackup.adapters.rclone_errors import FILE_MISSING, FOLDER_MISSING, RemoteFileMissingError, redacted
 from gxbackup.adapters.rclone_upload import Originals, hashes_on_disk, left_by_cut_uploads, link_from, sizes_on_disk
 from gxbackup.errors import IntegrityError, RemoteError, SetupError
@@ -29,13 +29,6 @@ from gxbackup.inventory import RemoteSettings
 __all__ = ["Features", "Progress", "Quota", "Remote", "RemoteFile", "RemoteFileMissingError"]
 
 _CHECK_SECONDS = 70
-# Asked for many folders at once, rclone's drive backend now and then loses the failure of the last answer and ends with
-# status 0 and a shorter listing (seen in one of thirty). Folder by folder it does not; so ask faster.
-_EACH_FOLDER = ("--disable", "ListR", "--checkers", "16", "--drive-pacer-min-sleep", "20ms")
-_PLAIN = ("--no-modtime", "--no-mimetype")
-_WITH_SHA256 = ("--hash", "--hash-type", "sha256")
-# One chunk is held in memory for each file sent at once.
-_DRIVE = ("--drive-stop-on-upload-limit", "--drive-chunk-size", "64M")
 
 
 class Remote:
@@ -80,9 +73,9 @@ class Remote:
 
         `hashes` adds sha256 where the remote keeps it, and computes it on a local one. Complete, or an error.
         """
-        with_sha256 = _WITH_SHA256 if hashes and self.features().keeps_sha256 else ()
+        with_sha256 = WITH_SHA256 if hashes and self.features().keeps_sha256 else ()
         what = f"list {self._shown(folder)}"
-        words = ("lsjson", "-R", *_EACH_FOLDER, *_PLAIN, *with_sha256, self._at(folder))
+        words = ("lsjson", "-R", *EACH_FOLDER, *PLAIN, *with_sha256, self._at(folder))
         found = files(entries(what, self._rclone.call(what, *words, accept=(0, FOLDER_MISSING))))
         if hashes and found and self.features().is_local:
             computed = self.sha256_many(folder, [file.path for file in found])
@@ -215,7 +208,7 @@ class Remote:
             return hashes_on_disk(root / contained(folder), wanted)
         found: dict[str, str] = {}
         if wanted and self.features().keeps_sha256:
-            words = ("lsjson", "-R", "--files-only", *_PLAIN, *_WITH_SHA256, self._at(folder))
+            words = ("lsjson", "-R", "--files-only", *PLAIN, *WITH_SHA256, self._at(folder))
             what = f"hash {self._shown(folder)}"
             kept = files(entries(what, self._rclone.call(what, *words, names=wanted, accept=(0, FOLDER_MISSING))))
             found = {file.path: file.sha256 for file in kept if file.sha256}
@@ -272,7 +265,7 @@ class Remote:
         at = self._at(folder)
         self._rclone.transfer(
             f"upload to {redacted(at)}",
-            *("copy", "--immutable", "--checksum", *PATIENT, *_DRIVE, *self._unproven(), str(local_dir.absolute()), at),
+            *("copy", "--immutable", "--checksum", *PATIENT, *DRIVE, *self._unproven(), str(local_dir.absolute()), at),
             names=names,
             progress=progress,
         )
@@ -282,7 +275,7 @@ class Remote:
         return ("--ignore-checksum",) if self.features().is_local else ()
 
     def _folders(self, folder: str, at_most_seconds: int | None = None) -> list[str]:
-        what, words = f"list {self._shown(folder)}", ("lsjson", "--dirs-only", *_PLAIN, self._at(folder))
+        what, words = f"list {self._shown(folder)}", ("lsjson", "--dirs-only", *PLAIN, self._at(folder))
         answer = self._rclone.call(what, *words, accept=(0, FOLDER_MISSING), at_most_seconds=at_most_seconds)
         return sorted(entry["Path"] for entry in entries(what, answer))
 
@@ -292,7 +285,7 @@ class Remote:
     def _holds(self, folder: str, name: str) -> bool:
         at = self._at(folder)
         answer = self._rclone.call(
-            f"look for {redacted(at)}/{name}", "lsjson", "-R", "--files-only", *_PLAIN, at, names=[name]
+            f"look for {redacted(at)}/{name}", "lsjson", "-R", "--files-only", *PLAIN, at, names=[name]
         )
         return bool(entries(redacted(at), answer))
 

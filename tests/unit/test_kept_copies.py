@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gxbackup import kept_copies
+from gxbackup.errors import RestoreError
 
 
 def kept_beside(target: Path) -> Path:
@@ -53,3 +56,11 @@ def test_notes_that_cannot_be_read_count_as_none(tmp_path: Path) -> None:
     (tmp_path / "exchanged.jsonl").mkdir()
 
     assert kept_copies.find([], tmp_path) == []
+
+
+def test_a_note_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    safety = tmp_path / "safety"
+    (safety / "exchanged.jsonl").mkdir(parents=True)
+
+    with pytest.raises(RestoreError, match="expected to note a safety copy, seen Is a directory"):
+        kept_copies.note(tmp_path / "site", safety)

@@ -229,6 +229,25 @@ def test_a_consumer_that_stops_half_way_leaves_no_process(tmp_path: Path, keys: 
     assert [pid for pid in children if "age" in Path(f"/proc/{pid}/comm").read_text()] == []
 
 
+def test_a_tar_that_reads_no_more_does_not_hide_that_the_bytes_are_others(
+    tmp_path: Path, keys: dict[str, tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, artifact = seal(Bytes(bytes(8_000_000)), tmp_path, keys)
+    artifact = artifact.model_copy(
+        update={"path": "fabric/volume.tar.zst.age", "kind": "ledger", "plain_sha256": "0" * 64}
+    )
+    program = tmp_path / "bin" / "tar"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    files = [tmp_path / part.path for part in artifact.parts]
+
+    with pytest.raises(IntegrityError, match="plain bytes with sha256 0000"):
+        opening.open_artifact(artifact, files, keys["recovery"][1], tmp_path / "nowhere")
+
+
 def test_an_etcd_snapshot_read_back_is_held_against_its_own_sum(
     tmp_path: Path, keys: dict[str, tuple[str, Path]]
 ) -> None:
