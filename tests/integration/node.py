@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import textwrap
@@ -53,8 +54,8 @@ def control_groups(hierarchy: Path | None = None) -> Iterator[Path]:
     try:
         yield top
     finally:
-        (top / "kubepods").rmdir()
-        top.rmdir()
+        for group in (top / "kubepods", top):
+            until(lambda group=group: _removed(group), f"{group} is removed")
 
 
 @contextmanager
@@ -74,7 +75,18 @@ def writing_node(groups: Path, uid: str, volume: Path, chains: str) -> Iterator[
         assert process.stdout
         process.stdout.close()
         until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+        until(lambda: _removed(group), f"{group} is removed")
+
+
+def _removed(group: Path) -> bool:
+    """Remove a control group; False while the kernel still counts a process that has ended, or a child, in it."""
+    try:
         group.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def until(condition: object, what: str, timeout_seconds: float = 20) -> None:
