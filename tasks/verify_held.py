@@ -24,9 +24,9 @@ def verify_hashes(held: Catalog, snapshots: list[HeldSnapshot]) -> list[Finding]
 
 @task(task_run_name="open {one.artifact.path} of {one.snapshot}", **BULK)
 def open_held(held: Catalog, one: ToOpen, area: Path) -> str:
-    """Read one artifact back, unseal it, check its plain bytes and their form; nothing of it stays."""
+    """Read one artifact back, unseal it, and have its own tool read it to the end; nothing of it stays."""
     artifact = one.artifact.model_copy(update={"held_in": None})
-    require_room(area, artifact.sealed_size_bytes, one.name())
+    require_room(area, artifact.sealed_size_bytes + opening.room_bytes(artifact), one.name())
     chosen = Chosen(
         server=held.server, remote_dir=held.remote_dir, snapshot=one.snapshot, data_type=artifact.data_type,
         age_hours=0, artifacts=(artifact,),
