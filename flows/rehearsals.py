@@ -13,7 +13,7 @@ from flows.recipes import tell
 from gxbackup import clock, drill
 from gxbackup.drill import Step
 from gxbackup.errors import BackupError
-from gxbackup.health import Finding
+from gxbackup.health import TOO_SLOW, Finding
 from gxbackup.proofs import Rehearsal
 from gxbackup.restoring import Chosen
 from gxbackup.staging import staging_area
@@ -57,16 +57,25 @@ def _restore_all(key: str, title: str, only: list[str] | None, *, dependency: bo
         if only and data_type not in only:
             continue
         steps.append(_step(server, data_type))
-        if (failure := steps[-1].failure) is not None:
-            found.append(Finding(level="failing", subject=f"{server} {data_type}", message=failure, runbook=RUNBOOK))
+        found += _findings(steps[-1])
     _record(steps, found)
     tell(key, drill_page(title, steps))
     end(found)
 
 
+def _findings(step: Step) -> list[Finding]:
+    subject = f"{step.server} {step.data_type}"
+    if step.failure is not None:
+        return [Finding(level="failing", subject=subject, message=step.failure, runbook=RUNBOOK)]
+    if step.rehearsal is not None and step.is_slow():
+        message = step.rehearsal.slowness(step.rto_hours)
+        return [Finding(level="warning", subject=subject, message=message, runbook=TOO_SLOW)]
+    return []
+
+
 def _step(server: str, data_type: str) -> Step:
     """Restore one data type to scratch; whatever goes wrong is in the step, and ends no other."""
-    rpo_hours = host.inventory().data_type(server, data_type).rpo_hours
+    promise = host.inventory().data_type(server, data_type)
     chosen: Chosen | None = None
     told: list[str] = []
     failure = None
@@ -86,7 +95,8 @@ def _step(server: str, data_type: str) -> Step:
     return Step(
         server=server,
         data_type=data_type,
-        rpo_hours=rpo_hours,
+        rpo_hours=promise.rpo_hours,
+        rto_hours=promise.rto_hours,
         age_hours=chosen.age_hours if chosen else None,
         rehearsal=rehearsal,
         failure=failure,

@@ -39,10 +39,19 @@ class Step(Frozen):
     server: str
     data_type: str
     rpo_hours: float
+    rto_hours: float
     age_hours: float | None
     rehearsal: Rehearsal | None
     failure: str | None
     told: tuple[str, ...] = ()
+
+    def is_late(self) -> bool:
+        """Tell whether what came back was older than promised."""
+        return self.age_hours is not None and self.age_hours > self.rpo_hours
+
+    def is_slow(self) -> bool:
+        """Tell whether it came back, later than promised."""
+        return self.failure is None and self.rehearsal is not None and self.rehearsal.is_slow(self.rto_hours)
 
 
 def in_order(inventory: Inventory, *, dependency: bool) -> list[tuple[str, str]]:

@@ -29,6 +29,8 @@ HISTORY_COPIES = 30
 # GNU tar writes whole records of 256 KiB here, so a small tree doubles without having grown.
 NOISE_BYTES = {True: 512 * 1024, False: 4 * 1024}
 
+TOO_SLOW = "alert-RestoreTooSlow"
+
 Level = Literal["failing", "warning"]
 _WORST_FIRST: dict[Level, int] = {"failing": 0, "warning": 1}
 
@@ -48,6 +50,7 @@ class Condition(Frozen):
     server: str
     data_type: str
     rpo_hours: float
+    rto_hours: float
     restored_by: str | None
     newest: str | None = Field(description="snapshot of the newest good copy")
     age_hours: float | None
@@ -106,10 +109,14 @@ def _condition(catalog: Catalog, data_type: str, promise: DataType, proofs: Proo
     found += _certificate_findings(subject, artifacts)
     if promise.restore_flow is not None and newest is not None:
         found += _rehearsal_findings(subject, catalog, rehearsal, proven, now)
+        if proven is not None and proven.is_slow(promise.rto_hours):
+            message = proven.slowness(promise.rto_hours)
+            found.append(Finding(level="warning", subject=subject, message=message, runbook=TOO_SLOW))
     return Condition(
         server=catalog.server,
         data_type=data_type,
         rpo_hours=promise.rpo_hours,
+        rto_hours=promise.rto_hours,
         restored_by=promise.restore_flow,
         newest=newest.snapshot if newest else None,
         age_hours=_hours(now - layout.snapshot_time(newest.snapshot)) if newest else None,

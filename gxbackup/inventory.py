@@ -89,6 +89,9 @@ class DataType(Frozen):
 
     source: AnySource
     rpo_hours: float = Field(gt=0, le=24 * 31, description="at most this much is lost")
+    rto_hours: float = Field(
+        default=4, gt=0, le=24 * 31, description="back within this long; every rehearsal and drill is held against it"
+    )
     keep_days: int = Field(gt=0, le=3660, description="kept so long, counted from its newest good copy")
     keep_at_least: int = Field(default=3, ge=1, le=1000, description="the newest good copies that are never dropped")
     folder: Folder | None = Field(default=None, description="folder in the snapshot; the source's own by default")

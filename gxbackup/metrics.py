@@ -146,6 +146,8 @@ def _put_condition(figures: _Figures, labels: tuple[str, str], one: Condition) -
         at = one.proven.at.timestamp() if one.proven else 0.0
         help_text = "When it was last restored to scratch with equal evidence; 0: never."
         figures.put("backup_rehearsal_last_success_timestamp", help_text, at, **named)
+        help_text = "Promised: back within this long."
+        figures.put("backup_rto_promised_seconds", help_text, one.rto_hours * 3600, **named)
     if one.rehearsal is not None:
         succeeded = float(one.rehearsal.failure is None)
         figures.put("backup_rehearsal_success", "1: the newest rehearsal had equal evidence.", succeeded, **named)

@@ -22,6 +22,14 @@ class Rehearsal(Frozen):
     rto_seconds: float = Field(description="download, unseal and restore, up to the compared evidence")
     failure: str | None = Field(default=None, description="why it failed; none: evidence equal")
 
+    def is_slow(self, rto_hours: float) -> bool:
+        """Tell whether it took longer than promised."""
+        return self.rto_seconds > rto_hours * 3600
+
+    def slowness(self, rto_hours: float) -> str:
+        """Say how long it took, beside what is promised."""
+        return f"the restore of {self.snapshot} to scratch took {self.rto_seconds:.0f} s, promised {rto_hours:g} h"
+
 
 class Proofs(Frozen):
     """All proofs of one server's copies."""

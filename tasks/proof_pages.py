@@ -11,7 +11,7 @@ from gxbackup.health import Condition, Finding
 from gxbackup.watch import Room, Surroundings
 from tasks.pages import cell, human_bytes
 
-_MARKS = {"failing": "🔴 failing", "warning": "🟡 warning", None: "🟢"}
+_MARKS = {"failing": "🔴 failing", "warning": "🟡 warning", None: "🟢 well"}
 
 
 def health_page(conditions: Sequence[Condition], findings: Sequence[Finding], seen: Surroundings, now: datetime) -> str:
@@ -19,8 +19,11 @@ def health_page(conditions: Sequence[Condition], findings: Sequence[Finding], se
     lines = [f"# {verdict(findings)}", "", f"Looked at {now:%Y-%m-%d %H:%M} UTC.", ""]
     lines += [
         *_finding_rows(findings),
-        "| | promise | newest good copy | age | at most | size | usually | copies | held | restored to scratch | RTO |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        (
+            "| | promise | newest good copy | age | at most | size | usually | copies | held "
+            "| restored to scratch | RTO | at most |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     ordered = sorted(conditions, key=lambda one: {"failing": 0, "warning": 1, None: 2}[one.level()])
     lines += [_condition_row(one) for one in ordered] + [""]
@@ -38,16 +41,16 @@ def drill_page(title: str, steps: Sequence[Step]) -> str:
     """Tell for every data type what would be lost now and how long it takes to be back, worst first."""
     failed = sum(step.failure is not None for step in steps)
     word = "all restored, evidence equal" if not failed else f"{failed} of {len(steps)} could not be restored"
-    late = sum(step.age_hours is not None and step.age_hours > step.rpo_hours for step in steps)
+    late, slow = sum(step.is_late() for step in steps), sum(step.is_slow() for step in steps)
     lines = [
         f"# {title}: {word}",
         "",
-        f"Back after {drill.total_seconds(steps):.0f} s in all, here; {late} older than promised when restored.",
+        f"Back after {drill.total_seconds(steps):.0f} s, here. Beside the promises: {late} too old, {slow} too slow.",
         "",
-        "| | step | data type | snapshot | lost (RPO) | promised | back within (RTO) | seen |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | step | data type | snapshot | lost (RPO) | promised | back within (RTO) | promised | seen |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    numbered = sorted(enumerate(steps, 1), key=lambda one: one[1].failure is None)
+    numbered = sorted(enumerate(steps, 1), key=lambda one: (one[1].failure is None, not one[1].is_slow()))
     return "\n".join([*lines, *(_step_row(number, step) for number, step in numbered)]) + "\n"
 
 
@@ -57,10 +60,13 @@ def _step_row(number: int, step: Step) -> str:
     if step.rehearsal is not None:
         snapshot = step.rehearsal.snapshot
         back = f"{step.rehearsal.rto_seconds:.1f} s" if step.failure is None else "never"
-    mark = _MARKS["failing" if step.failure else None]
+    mark = _MARKS["failing" if step.failure else "warning" if step.is_slow() else None]
     seen = step.failure or "; ".join(step.told)
     name = f"{step.server} {step.data_type}"
-    return f"| {mark} | {number} | {name} | {snapshot} | {lost} | {step.rpo_hours:g} h | {back} | {cell(seen)} |"
+    return (
+        f"| {mark} | {number} | {name} | {snapshot} | {lost} | {step.rpo_hours:g} h | {back} "
+        f"| {step.rto_hours:g} h | {cell(seen)} |"
+    )
 
 
 def _finding_rows(findings: Sequence[Finding]) -> list[str]:
@@ -91,7 +97,9 @@ def _condition_row(one: Condition) -> str:
     age = f"{one.age_hours:.1f} h" if one.age_hours is not None else "never"
     mark, name = _MARKS[one.level()], f"{one.server} {one.data_type}"
     usual = human_bytes(one.usual_size_bytes) if one.usual_size_bytes is not None else ""
-    restored, rto = ("read by people", "") if one.restored_by is None else ("never", "")
+    restored, rto, rto_limit = "never", "", f"{one.rto_hours:g} h"
+    if one.restored_by is None:
+        restored, rto_limit = "read by people", ""
     if one.proven is not None:
         restored, rto = f"{one.proven.at:%Y-%m-%d}", f"{one.proven.rto_seconds:.0f} s"
     if one.rehearsal is not None and one.rehearsal.failure is not None:
@@ -99,7 +107,7 @@ def _condition_row(one: Condition) -> str:
     return (
         f"| {mark} | {name} | {one.newest or 'none'} | {age} | {one.rpo_hours:g} h "
         f"| {human_bytes(one.plain_size_bytes)} | {usual} | {one.copies} | {human_bytes(one.held_bytes)} "
-        f"| {restored} | {rto} |"
+        f"| {restored} | {rto} | {rto_limit} |"
     )
 
 

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flows.backup_vps1 import backup_vps1
 from flows.check_backup_health import check_backup_health
+from flows.prune_snapshots import prune_snapshots
 from gxbackup import clock
 from gxbackup.errors import UnprovenError
 from tests.flows.conftest import Place
@@ -43,7 +44,7 @@ def test_all_is_well_after_a_backup_and_every_promise_has_its_figures(
     check_backup_health()
 
     assert "# All backups are well" in caplog.text
-    assert f"| 🟢 | vps1 website | {snapshot} |" in caplog.text
+    assert f"| 🟢 well | vps1 website | {snapshot} |" in caplog.text
     seen = figures(place)
     assert set(seen["backup_last_success_timestamp"]) == {"vps1 website", "vps1 system-config"}
     made = datetime.strptime(snapshot, "%Y%m%d_%H%M%S").replace(tzinfo=UTC).timestamp()
@@ -84,9 +85,12 @@ def test_a_promise_that_was_never_kept_is_red_and_has_a_series(place: Place) -> 
     assert seen["backup_failing_checks"]["alert-BackupNeverSucceeded"] > 10
 
 
-def test_backups_that_stopped_40_days_ago_are_red_by_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backups_that_stopped_40_days_ago_are_red_by_name_and_nothing_of_them_is_pruned(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place.create(one_server)
     backup_vps1()
+    held = place.files()
     later = clock.now() + timedelta(days=40)
     monkeypatch.setattr(clock, "now", lambda: later)
 
@@ -94,6 +98,8 @@ def test_backups_that_stopped_40_days_ago_are_red_by_name(place: Place, monkeypa
         check_backup_health()
 
     assert "docs/runbooks/alert-BackupJobFailed.md" in str(failure.value)
+    prune_snapshots("vps1", dry_run=False)
+    assert place.files() == held
 
 
 def test_a_check_that_cannot_be_made_is_a_finding_and_costs_no_other(
@@ -111,7 +117,7 @@ def test_a_check_that_cannot_be_made_is_a_finding_and_costs_no_other(
         check_backup_health()
 
     assert "could not be checked: kubeconfig" in caplog.text
-    assert "| 🟢 | vps1 website |" in caplog.text
+    assert "| 🟢 well | vps1 website |" in caplog.text
     errors = [record for record in caplog.records if record.levelname == "ERROR" and record.module == "proofs"]
     assert len(errors) == 1
 

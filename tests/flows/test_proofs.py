@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from site_tree import describe
@@ -136,7 +137,26 @@ def test_the_drill_goes_in_the_order_of_need_and_tells_what_would_be_lost(
     assert "# Disaster recovery drill: all restored, evidence equal" in text
     snapshot = backed_up.snapshots()[0].name
     assert text.index(f"| 1 | vps1 system-config | {snapshot} | 0 h | 24 h |") < text.index("| 2 | vps1 website |")
-    assert "; 0 older than promised when restored." in text
+    assert "Beside the promises: 0 too old, 0 too slow." in text
+
+
+def test_what_comes_back_later_than_promised_is_told_and_costs_no_proof(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hasty(document: dict[str, Any]) -> None:
+        one_server(document)
+        document["servers"]["vps1"]["data_types"]["website"]["rto_hours"] = 0.00001
+
+    place.create(hasty)
+    backup_vps1()
+
+    drill_disaster_recovery()
+
+    assert "Beside the promises: 0 too old, 1 too slow." in caplog.text
+    assert "| 🟡 warning | 2 | vps1 website |" in caplog.text
+    assert set(proofs().rehearsed()) == {"website", "system-config"}
+    check_backup_health()
+    assert "s, promised 1e-05 h | docs/runbooks/alert-RestoreTooSlow.md |" in caplog.text
 
 
 def test_the_drill_of_an_empty_remote_says_that_everything_is_lost(

@@ -158,6 +158,19 @@ def test_what_was_not_rehearsed_for_more_than_a_week_is_told() -> None:
     assert restorable(day(20), None).findings[0].message == "never restored to scratch"
 
 
+def test_a_restore_that_took_longer_than_promised_is_told_and_a_faster_one_ends_it() -> None:
+    slow = Proofs(server=SERVER).with_rehearsals(
+        {SITE: Rehearsal(snapshot=named(19), at=day(19), rto_seconds=4 * 3600 + 1)}
+    )
+    fast = slow.with_rehearsals({SITE: Rehearsal(snapshot=named(20), at=day(20), rto_seconds=4 * 3600)})
+
+    assert said(restorable(day(20), slow)) == [("warning", "alert-RestoreTooSlow")]
+    assert restorable(day(20), slow).findings[0].message == (
+        f"the restore of {named(19)} to scratch took 14401 s, promised 4 h"
+    )
+    assert restorable(day(20), fast).level() is None
+
+
 def test_a_rotten_rehearsal_does_not_unprove_the_one_before() -> None:
     proofs = rehearsed(day(5), 5).with_rehearsals(
         {SITE: Rehearsal(snapshot=named(12), at=day(12), rto_seconds=1, failure="cut")}
