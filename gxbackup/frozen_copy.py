@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from gxbackup import clock, placing
+from gxbackup import clock, mounts, placing
 from gxbackup.errors import SourceMissingError
 
 OURS = ".gxbackup-"
@@ -43,7 +43,8 @@ class FrozenCopy:
         if not folder.is_dir():
             raise SourceMissingError(f"{folder}: expected a volume's folder, seen none", "is its disk mounted?")
         self.folder = folder
-        beside = folder.parent if folder.parent.stat().st_dev == folder.stat().st_dev else folder
+        is_mounted = folder.resolve() in mounts.points() or folder.parent.stat().st_dev != folder.stat().st_dev
+        beside = folder if is_mounted else folder.parent
         self.area = beside / f"{OURS}frozen-{folder.name}"
         self.tree = self.area / "tree"
         self._is_finished = is_finished

@@ -83,7 +83,7 @@ class LocalCluster:
         return self.urls[service]
 
     def claim_place(
-        self, namespace: str, claim: str, image: str, timeout_seconds: float = 300
+        self, namespace: str, claim: str, image: str, timeout_seconds: float = 300, node: str | None = None
     ) -> AbstractContextManager[FolderPlace]:
         @contextmanager
         def mounted() -> Iterator[FolderPlace]:

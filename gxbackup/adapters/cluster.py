@@ -159,7 +159,9 @@ class Cluster:
         raise SourceMissingError(f"pod {namespace}/{pod}: expected one of a StatefulSet")
 
     @contextmanager
-    def claim_place(self, namespace: str, claim: str, image: str, timeout_seconds: float = 300) -> Iterator[PodPlace]:
+    def claim_place(
+        self, namespace: str, claim: str, image: str, timeout_seconds: float = 300, node: str | None = None
+    ) -> Iterator[PodPlace]:
         """
         Run a pod of ours on a claim that nobody uses now, mounted at CLAIM_FOLDER; it is deleted with the block.
 
@@ -172,7 +174,7 @@ class Cluster:
         name = f"gx-backup-{secrets.token_hex(4)}"
         with self.api() as api, asking(f"pod {namespace}/{name}"):
             core(api).create_namespaced_pod(
-                namespace, _helper(name, claim, image), _request_timeout=CALL_TIMEOUT_SECONDS
+                namespace, _helper(name, claim, image, node), _request_timeout=CALL_TIMEOUT_SECONDS
             )
         try:
             _await(
@@ -251,10 +253,11 @@ def _pod(item: Any) -> Pod:
     )
 
 
-def _helper(name: str, claim: str, image: str) -> dict[str, Any]:
+def _helper(name: str, claim: str, image: str, node: str | None) -> dict[str, Any]:
     return {
         "metadata": {"name": name, "labels": OURS},
         "spec": {
+            "nodeName": node,
             "restartPolicy": "Never",
             "activeDeadlineSeconds": HELPER_LIFETIME_SECONDS,
             "terminationGracePeriodSeconds": 1,

@@ -1,13 +1,22 @@
-"""Where the volume behind a claim lies: a folder on a node, or something that only its driver knows."""
+"""
+Where the volume behind a claim lies: a folder of a node, or where the kubelet of this host mounted it for a pod.
+
+A volume of any driver (CSI, NFS, …) is a folder of the node that uses it, as long as a pod uses it. So it is read,
+stood still and exchanged as a local one is; no driver is spoken to, and no snapshot class is needed.
+Source: kubernetes.io/docs/reference/node/kubelet-files, "Volumes"; the kubelet's GetPodVolumesDir.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gxbackup import mounts
 from gxbackup.adapters.cluster import Cluster
 from gxbackup.adapters.kubernetes_api import CALL_TIMEOUT_SECONDS, asking, core
-from gxbackup.errors import SourceMissingError
+from gxbackup.errors import RestoreRefusedError, SourceMissingError
 from gxbackup.model import Frozen
 
 
@@ -31,6 +40,57 @@ def volume_of(cluster: Cluster, namespace: str, claim: str) -> Volume:
             )
         volume = client.read_persistent_volume(found.spec.volume_name, _request_timeout=CALL_TIMEOUT_SECONDS)
         return _volume(volume)
+
+
+def mounted_at(volume: Volume, pod_uid: str, kubelet_dir: Path) -> Path:
+    """
+    Return the folder of this host where a running pod's volume is: its own, or where its driver mounted it.
+
+    Raises: SourceMissingError where it is not mounted here.
+    """
+    if volume.folder is not None:
+        return volume.folder
+    there = mounts.points()
+    volumes = kubelet_dir.resolve() / "pods" / pod_uid / "volumes"
+    for plugin in sorted(volumes.glob("*")):
+        for folder in (plugin / volume.name / "mount", plugin / volume.name):  # CSI's, and every other driver's
+            if folder in there:
+                return folder
+    raise SourceMissingError(
+        f"volume {volume.name} (driver {volume.driver}): expected mounted below {volumes}, seen no such mount",
+        "is the pod on this host's node, and is source.kubelet_dir its kubelet's --root-dir?",
+        retryable=True,
+    )
+
+
+@contextmanager
+def reached(
+    cluster: Cluster, namespace: str, claim: str, *, node: str, image: str | None, kubelet_dir: Path
+) -> Iterator[Path]:
+    """
+    Give the folder of this host where a claim's volume is, also while no pod of its server runs.
+
+    A volume that only its driver can mount is mounted for a pod of ours on this node, which is gone with the block.
+    Raises: RestoreRefusedError where a local volume is another host's, SourceMissingError, RestoreError.
+    """
+    volume = volume_of(cluster, namespace, claim)
+    if volume.folder is not None and not volume.folder.is_dir():
+        raise RestoreRefusedError(
+            f"claim {namespace}/{claim}: expected its volume as a folder of this host, seen no {volume.folder}",
+            f"start this restore on {', '.join(volume.nodes) or 'the node that holds it'}",
+        )
+    users = [pod.uid for pod in cluster.pods(namespace) if claim in pod.claims and pod.node == node and pod.ready]
+    if volume.folder is not None or users:
+        yield mounted_at(volume, users[0] if users else "", kubelet_dir)
+        return
+    if image is None:
+        raise SourceMissingError(
+            f"claim {namespace}/{claim}: expected a pod that uses it on node {node}, seen none",
+            "start its StatefulSet: its driver mounts a volume for a pod alone",
+        )
+    with cluster.claim_place(namespace, claim, image, node=node) as place:
+        (uid,) = [pod.uid for pod in cluster.pods(namespace) if pod.name == place.pod]
+        yield mounted_at(volume, uid, kubelet_dir)
 
 
 def _volume(volume: Any) -> Volume:

@@ -6,7 +6,8 @@ Source: facts B11, B12 (an older ledger onto a newer peer; one orderer beside ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from gxbackup import trees
 from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
-from gxbackup.adapters.volumes import volume_of
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
@@ -25,6 +25,7 @@ from gxbackup.volume_exchange import VolumeExchange
 
 if TYPE_CHECKING:
     from gxbackup.sources.base import Opened, Work
+    from gxbackup.sources.ledger import Ledger
 
 CHUNK_BYTES = 1024**2
 _INCREMENTAL = ("--listed-incremental=/dev/null", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*",
@@ -34,10 +35,11 @@ _INCREMENTAL = ("--listed-incremental=/dev/null", "--numeric-owner", "--acls", "
 class LedgerRestore:
     """The restore of one volume from its level 0 and, on other days, the level 1 upon it."""
 
-    def __init__(self, host: Host | None, namespace: str, role: str, work: Work, levels: Sequence[Opened]) -> None:
+    def __init__(self, source: Ledger, host: Host | None, work: Work, levels: Sequence[Opened]) -> None:
         self._host = host
-        self._namespace = namespace
-        self._role = role
+        self._namespace = source.namespace
+        self._role = source.role
+        self._source = source
         self._work = work
         self._levels = levels
         last = self.artifact = levels[-1].artifact
@@ -49,9 +51,9 @@ class LedgerRestore:
     def preview(self) -> list[str]:
         """Say what is exchanged, with the heights kept and there now. Raises: RestoreRefusedError, see `Ledger`."""
         self._vet()
-        folder = self._folder()
         kept = _heights(self._evidence.get("heights"))
-        there = self._heights_there(folder)
+        with self._reached() as folder:
+            there = self._heights_there(folder)
         older = [f"{name}: {there[name]} there, {height} kept" for name, height in kept.items()
                  if there.get(name, 0) > height]  # fmt: skip
         older += [f"{name}: {there[name]} there, not in the backup" for name in there if name not in kept]
@@ -87,35 +89,44 @@ class LedgerRestore:
         """Stop, unpack beside, prove, exchange, start, compare. On failure the old content is in place and started."""
         assert self._host is not None
         cluster = self._host.cluster
-        folder = self._folder()
         replicas = max(1, cluster.replicas(self._namespace, self._statefulset))
-        exchange = VolumeExchange(LocalPlace("this host"), str(folder))
-        exchanged = False
+        exchanged: VolumeExchange | None = None
         self.stop()
         try:
-            exchange.recover()
-            self._unpack(exchange)
-            before = exchange.exchange()
-            exchanged = True
+            with self._reached() as folder:
+                exchanged = self._exchange(folder)
             cluster.scale(self._namespace, self._statefulset, replicas)
-            there = self._heights_there(folder)
+            with self._reached() as folder:
+                there = self._heights_there(folder)
             kept = _heights(self._evidence.get("heights"))
             if low := [name for name, height in kept.items() if there.get(name, 0) < height]:
                 raise IntegrityError(
                     f"{self.pod}: expected heights {_told(kept)} or more, seen {_told(there)}: {low[0]}"
                 )
         except BaseException as error:  # also where the run is cancelled: a node that stands still helps nobody
-            if exchanged:
+            if exchanged is not None:
                 self.stop()
-                exchange.put_back()
-            else:
-                exchange.recover()
-            exchange.discard()
+                with self._reached() as folder:
+                    exchanged.folder = str(folder)  # a driver mounts it for another pod in another place
+                    exchanged.put_back()
             cluster.scale(self._namespace, self._statefulset, replicas)
             if not isinstance(error, BackupError):
                 raise
             raise RestoreError(f"{self.pod}: as it was, and started again: {error.message}", *error.hints) from error
+        before = f"{exchanged.folder}/{exchanged.before}"
         return [f"{self.pod}: restored and started at {_told(there)}; what was there lies in {before}"]
+
+    def _exchange(self, folder: Path) -> VolumeExchange:
+        """Unpack beside, prove, and exchange. On failure the old content is in place, and nothing lies beside it."""
+        exchange = VolumeExchange(LocalPlace("this host"), str(folder))
+        try:
+            self._unpack(exchange)
+            exchange.exchange()
+        except BaseException:
+            exchange.recover()
+            exchange.discard()
+            raise
+        return exchange
 
     def _unpack(self, exchange: VolumeExchange) -> Path:
         """Unpack all levels beside, and prove tree and heights; return where."""
@@ -144,17 +155,14 @@ class LedgerRestore:
                     scanner.feed(memoryview(chunk))
             scanner.finish()
 
-    def _folder(self) -> Path:
-        """Return where the claim's volume lies now: another cluster gave it another folder."""
+    @contextmanager
+    def _reached(self) -> Iterator[Path]:
+        """Give the ledger's folder as it is now: another cluster, or another pod, gave its volume another one."""
         assert self._host is not None
-        volume = volume_of(self._host.cluster, self._namespace, str(self._settings["claim"]))
-        below = str(self._settings.get("below", ""))
-        if volume.folder is None or not volume.folder.is_dir():
-            raise RestoreRefusedError(
-                f"{self.pod}: expected its volume as a folder of this host, seen {volume.folder or volume.driver}",
-                f"start this restore on {', '.join(volume.nodes) or 'the node that holds it'}",
-            )
-        return volume.folder / below
+        image = self._settings.get("image")
+        claim = str(self._settings["claim"])
+        with self._source.mounts_of(self._host, claim, str(image) if image else None) as volume:
+            yield volume / str(self._settings.get("below", ""))
 
     def _heights_there(self, folder: Path) -> dict[str, int]:
         try:

@@ -12,7 +12,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -24,7 +24,7 @@ from gxbackup.adapters import process
 from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
-from gxbackup.adapters.volumes import Volume, volume_of
+from gxbackup.adapters.volumes import Volume, mounted_at, reached, volume_of
 from gxbackup.errors import BackupError, IntegrityError, RestoreRefusedError, SourceMissingError
 from gxbackup.fabric import blocks, heights
 from gxbackup.fabric import layout as files
@@ -33,6 +33,7 @@ from gxbackup.frozen_copy import FrozenCopy
 from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Restorable, Work
+from gxbackup.sources.directory import AbsolutePath
 from gxbackup.tar_messages import TarMessages
 from gxbackup.tar_output import PIPE_BYTES, TarOutput
 
@@ -49,6 +50,9 @@ class Ledger(Restorable):
     node: str | None = Field(
         default=None, description="the Kubernetes node whose volumes are read; by default this host"
     )
+    kubelet_dir: AbsolutePath = Field(
+        default="/var/lib/kubelet", description="--root-dir of the node's kubelet, where CSI mounts volumes"
+    )
     full_every_days: int = Field(default=7, ge=1, le=31, description="how often all of it is kept, not what changed")
 
     def collect(self, host: Host, data_type: str) -> list[Capture]:
@@ -60,9 +64,9 @@ class Ledger(Restorable):
         Find the volumes that lie on this node; one capture for each.
 
         `last_good` is the newest good copy: without the level 0 that tar remembers here, a capture is a level 0.
-        Raises: SourceMissingError where no volume lies on this node, or one lies where no folder leads to it.
+        Raises: SourceMissingError where no volume lies on this node, or one is not mounted on it.
         """
-        node = self.node or os.uname().nodename
+        node = self._node()
         pods = host.cluster.pods(self.namespace, self._selector())
         ours = [pod for pod in pods if pod.node == node]
         if not ours:
@@ -143,6 +147,14 @@ class Ledger(Restorable):
             one.stop()
         return [line for one in restores for line in one.apply()]
 
+    def mounts_of(self, host: Host, claim: str, image: str | None) -> AbstractContextManager[Path]:
+        """Give the folder of this host where a claim's volume is; see `volumes.reached`."""
+        kubelet_dir = Path(self.kubelet_dir)
+        return reached(host.cluster, self.namespace, claim, node=self._node(), image=image, kubelet_dir=kubelet_dir)
+
+    def _node(self) -> str:
+        return self.node or os.uname().nodename
+
     def _selector(self) -> str:
         return self.selector or f"tier={self.role}"
 
@@ -153,8 +165,8 @@ class Ledger(Restorable):
         for pod in host.cluster.pods(self.namespace, f"tier={other}"):
             with suppress(BackupError):  # not here, or broken, which is why somebody restores
                 _, volume, below = find_claim(host, pod, other)
-                assert volume.folder is not None
-                seen = blocks.read_chains(volume.folder / below / files.CHAINS[other])
+                folder = mounted_at(volume, pod.uid, Path(self.kubelet_dir)) / below
+                seen = blocks.read_chains(folder / files.CHAINS[other])
                 if seen:
                     found.append(heights.Copy(other, pod.name, blocks.heights(seen)))
         return found
@@ -165,20 +177,20 @@ class Ledger(Restorable):
         for position, one in enumerate(work.opened):
             by_pod.setdefault(str(one.artifact.settings["pod"]), []).append(position)
         return [
-            LedgerRestore(host, self.namespace, self.role, work, [work.opened[position] for position in positions])
+            LedgerRestore(self, host, work, [work.opened[position] for position in positions])
             for positions in by_pod.values()
         ]
 
     def _capture(self, host: Host, data_type: str, pod: Pod, last_good: Sequence[Artifact]) -> Capture:
         claim, volume, below = find_claim(host, pod, self.role)
-        assert volume.folder is not None
-        folder = volume.folder / below
+        folder = mounted_at(volume, pod.uid, Path(self.kubelet_dir)) / below
         settings: dict[str, JsonValue] = {
             "pod": pod.name,
             "statefulset": host.cluster.owner(self.namespace, pod.name),
             "claim": claim,
             "volume": str(folder),
             "below": below,
+            "image": pod.images[0],
             "role": self.role,
         }
         area = frozen_copy(folder, self.role).area
@@ -212,17 +224,12 @@ def find_claim(host: Host, pod: Pod, role: str) -> tuple[str, Volume, str]:
     """
     Return the claim that holds a pod's ledger, its volume, and the ledger's folder below the volume's.
 
-    Raises: SourceMissingError where the ledger lies on no claim, or the volume is no folder of a node.
+    Raises: SourceMissingError where the ledger lies on no claim.
     """
     production = files.PRODUCTION[role]
     for claim, mount in sorted(pod.claims.items(), key=lambda item: -len(item[1])):
         if mount and f"{production}/".startswith(f"{mount.rstrip('/')}/"):
             volume = volume_of(host.cluster, pod.namespace, claim)
-            if volume.folder is None:
-                raise SourceMissingError(
-                    f"claim {pod.namespace}/{claim}: expected a local or hostPath volume, seen driver {volume.driver}",
-                    "its bytes are reached by that driver alone, which this source does not speak",
-                )
             return claim, volume, production.removeprefix(mount.rstrip("/")).strip("/")
     raise SourceMissingError(f"pod {pod.namespace}/{pod.name}: expected a claim at {production}, seen {pod.claims}")
 

@@ -28,11 +28,11 @@ from tests.integration.node import until
 from tests.opened import read, work
 
 pytestmark = pytest.mark.cluster
-NAMESPACE, NODE = "gxt-fabric", "gx-node"
+NAMESPACE, ORDERERS, NODE = "gxt-fabric", "gxt-orderers", "gx-node"
 WRITES = "touch /run/gx-ready; while :; do echo tick >>/var/hyperledger/production/ticks; sleep 0.05; done"
 
 
-def node(name: str, tier: str, command: list[str], mount: str) -> dict[str, object]:
+def node(name: str, tier: str, command: list[str], mount: str, namespace: str = NAMESPACE) -> dict[str, object]:
     labels = {"app": name, "tier": tier}
     container = {
         "name": tier, "image": "gx-test/base:1", "command": command,
@@ -44,7 +44,7 @@ def node(name: str, tier: str, command: list[str], mount: str) -> dict[str, obje
     pod = {"containers": [container], "terminationGracePeriodSeconds": 0}
     claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "100Mi"}}}
     return {
-        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name, "namespace": NAMESPACE},
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "serviceName": name, "replicas": 1, "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": pod},
@@ -125,6 +125,39 @@ def test_secrets_come_back_as_they_were_and_what_was_overwritten_is_kept(host: H
     assert "1 put back" in line
     copies = [json.loads(one) for file in tmp_path.glob("secrets-before-*") for one in file.read_text().splitlines()]
     assert [one["metadata"]["name"] for one in copies] == ["org2-admin-msp"]
+
+
+@pytest.fixture
+def orderer() -> Iterator[Host]:
+    """Give the host with an orderer and no peer, whose heights it would have to fit; it is gone after the test."""
+    kubectl("create", "namespace", ORDERERS)
+    try:
+        one = node("orderer0", "orderer", ["bash", "-c", WRITES], files.PRODUCTION["orderer"], ORDERERS)
+        kubectl("apply", "--filename=-", stdin=json.dumps(one))
+        until(lambda: any(pod.ready for pod in Cluster().pods(ORDERERS)), "the orderer is ready", 120)
+        yield Host(Containers(), Cluster())
+    finally:
+        kubectl("delete", "namespace", ORDERERS, "--wait=false")
+
+
+def test_a_destroyed_orderer_comes_back_with_its_raft_log(orderer: Host, tmp_path: Path) -> None:
+    host = orderer
+    source = Ledger(role="orderer", namespace=ORDERERS, node=NODE)
+    folder = volume_of(host.cluster, ORDERERS, "data-orderer0-0").folder
+    assert folder is not None
+    shutil.copytree(fabric_network.unpack("orderer1", tmp_path / "golden"), folder, dirs_exist_ok=True)
+    wal = folder / "etcdraft" / "wal" / CHANNEL / "0000000000000000-0000000000000000.wal"
+    log = wal.read_bytes()
+    plain = read(source, host, source.collect(host, "orderer-ledger")[0], tmp_path)
+    shutil.rmtree(folder / "etcdraft")
+    shutil.rmtree(folder / "chains")
+
+    (told,) = source.apply(host, work(tmp_path, plain))
+
+    assert f"restored and started at {CHANNEL} {HEIGHT}" in told
+    assert wal.read_bytes() == log
+    assert blocks.heights(blocks.read_chains(folder / files.CHAINS["orderer"], check_data=True)) == {CHANNEL: HEIGHT}
+    assert host.cluster.pods(ORDERERS)[0].ready
 
 
 def test_a_peer_gets_its_chaincode_back_and_is_started_again(host: Host, volume: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from flows.backup_vps3 import backup_vps3
 from flows.restore_peer_ledger import restore_peer_ledger
 from gxbackup.adapters.volumes import Volume
 from gxbackup.errors import IncompleteBackupError, RestoreRefusedError
-from gxbackup.fabric import blocks, ledger_restore
+from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.model import Manifest
 from gxbackup.sources import ledger
@@ -44,7 +44,7 @@ def peer(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Local
     cluster = LocalCluster({POD: fabric_network.unpack("peer0", tmp_path / "volumes")}, files.PRODUCTION["peer"])
     volume = Volume(name="pv", folder=cluster.volumes[POD], driver="local", nodes=("here",))
     monkeypatch.setattr(ledger, "volume_of", lambda *_: volume)
-    monkeypatch.setattr(ledger_restore, "volume_of", lambda *_: volume)
+    monkeypatch.setattr("gxbackup.adapters.volumes.volume_of", lambda *_: volume)
     monkeypatch.setattr(ledger, "frozen", lambda *_: nullcontext())
     for path in cluster.volumes[POD].rglob("*"):
         os.utime(path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)

@@ -18,7 +18,7 @@ from gxbackup import clock, layout, trees
 from gxbackup.adapters import freezer
 from gxbackup.adapters.volumes import Volume
 from gxbackup.errors import IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
-from gxbackup.fabric import blocks, ledger_restore
+from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.model import Artifact
 from gxbackup.sources import ledger
@@ -49,7 +49,7 @@ def cluster_of(monkeypatch: pytest.MonkeyPatch, role: str, **volumes: Path) -> L
         return Volume(name="pv", folder=folder, driver="local", nodes=("here",))
 
     monkeypatch.setattr(ledger, "volume_of", volume_of)
-    monkeypatch.setattr(ledger_restore, "volume_of", volume_of)
+    monkeypatch.setattr("gxbackup.adapters.volumes.volume_of", volume_of)
     return cluster
 
 
