@@ -1,4 +1,9 @@
-"""An archive read into a database by pg_restore where the server runs; in parallel where there is room for the file."""
+"""
+An archive read into a database by pg_restore where the server runs.
+
+Its rows are streamed, so that the way there and their loading take the same time; indexes and keys are then made by
+several jobs. Where there are processors for several tables at once, and room, the whole archive is copied there first.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from gxbackup.errors import BackupError, CommandError, RestoreRefusedError
@@ -17,6 +22,10 @@ from gxbackup.postgres.server import Server, connection, explained
 TIMEOUT_SECONDS = 24 * 3600.0
 SPARE_BYTES = 256 * 1024**2
 JOBS_LIMIT = 4
+# With so few processors a stream and its one backend fill them.
+STREAMED_JOBS = 2
+# What is half loaded when the server falls goes anyway: its commits need not be waited for, one by one.
+_QUICK = ("env", "PGOPTIONS=-c synchronous_commit=off")
 # An archive begins with its list; so much of it holds the list of a hundred thousand objects.
 LIST_BYTES = 64 * 1024**2
 _COPY_BYTES = 1024**2
@@ -26,6 +35,8 @@ _PREPARE = """umask 077; cd "${TMPDIR:-/tmp}" || exit
 find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && mktemp -d "$PWD/$1XXXXXXXX" && nproc &&
 df -Pk "$2" && df -Pk ."""
 _KEEP = 'cat >"$1"'
+# pg_restore stops reading behind what it was asked for.
+_STREAMED = '"$@" && exec cat >/dev/null'
 # `3436; 0 0 COMMENT - DATABASE app app`, `3435; 1262 16386 DATABASE - app app`: numbers, kind, what it is about.
 _ABOUT_THE_DATABASE = r"""list=$2; pg_restore --list --create "$1" >"$list" &&
 grep -E '^[0-9]+; [0-9]+ [0-9]+ ((ACL|COMMENT|SECURITY LABEL) - )?DATABASE ' "$list" >"$list.database" &&
@@ -44,22 +55,27 @@ def load(server: Server, file: Path, database: str, table: str | None, room: Roo
     """
     Read an archive into an empty database and stop at the first error; with a table: all definitions, just its rows.
 
-    The archive is copied into the place only where that leaves the server the room it needs; else it is streamed.
+    The archive is copied into the place only where that leaves the server the room it needs.
     Returns the SQL that belongs to the captured database itself, under its own name: grants, settings, its comment.
     Raises: CommandError with pg_restore's own words; the database is then half made.
     """
-    words = ["pg_restore", "--exit-on-error", "--no-password", f"--dbname={connection(database)}"]
+    words = [*_QUICK, "pg_restore", "--exit-on-error", "--no-password", f"--dbname={connection(database)}"]
     with _prepared(server, file, room) as (folder, jobs, has_room):
-        there = _put(server, file, folder) if has_room else None
+        is_whole = has_room and (jobs > STREAMED_JOBS or server.reads_our_files)
+        with nullcontext(file) if is_whole else _beginning(file) as listed:
+            there = _put(server, listed, folder)
         if table is not None:
             schema, name = _parts(table)
-            _restore(server, [*words, "--section=pre-data"], file, there)
-            _restore(server, [*words, "--section=data", f"--schema={schema}", f"--table={name}"], file, there)
+            server.run([*words, "--section=pre-data", there], timeout_seconds=TIMEOUT_SECONDS)
+            words += ["--section=data", f"--schema={schema}", f"--table={name}"]
+            _load_rows(server, words, file, there if is_whole else None)
             return ""
-        _restore(server, [*words, f"--jobs={jobs}"] if there else words, file, there)
-        if there is None:
-            with _beginning(file) as beginning:
-                there = _put(server, beginning, folder)
+        if is_whole:
+            server.run([*words, f"--jobs={jobs}", there], timeout_seconds=TIMEOUT_SECONDS)
+        else:
+            _load_rows(server, [*words, "--section=pre-data", "--section=data"], file, None)
+            # What is left is made of what is loaded now: the archive's list is enough for that.
+            server.run([*words, "--section=post-data", f"--jobs={jobs}", there], timeout_seconds=TIMEOUT_SECONDS)
         script = server.run(["sh", "-c", _ABOUT_THE_DATABASE, "sh", there, f"{folder}/list"])
     return "".join(f"{statement};\n" for statement in of_database(script))
 
@@ -123,12 +139,13 @@ def _beginning(file: Path) -> Iterator[Path]:
         beginning.unlink(missing_ok=True)
 
 
-def _restore(server: Server, words: Sequence[str], file: Path, there: str | None) -> None:
+def _load_rows(server: Server, words: Sequence[str], file: Path, there: str | None) -> None:
+    """Have pg_restore read the archive where it lies there, or from a stream to its last byte."""
     if there is not None:
         server.run([*words, there], timeout_seconds=TIMEOUT_SECONDS)
         return
     try:
-        server.place.write(server.argv(words), file, timeout_seconds=TIMEOUT_SECONDS)
+        server.place.write(server.argv(["sh", "-c", _STREAMED, "sh", *words]), file, timeout_seconds=TIMEOUT_SECONDS)
     except CommandError as error:
         raise explained(error) from None
 

@@ -207,9 +207,11 @@ def test_without_room_for_the_file_the_archive_is_streamed(
     assert list(Path("/tmp").glob("gx-restore.*")) == []
 
 
-@pytest.mark.parametrize(("tmp_disk_kib", "is_copied"), [(2**40, False), (2**40 - 1, True)])
-def test_an_archive_is_copied_only_where_the_servers_own_disk_keeps_the_room_it_needs(
-    postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, tmp_disk_kib: int, is_copied: bool
+@pytest.mark.parametrize(
+    ("tmp_disk_kib", "processors", "is_copied"), [(2**40, 4, False), (2**40 - 1, 4, True), (2**40 - 1, 2, False)]
+)
+def test_an_archive_is_copied_only_where_it_is_read_in_parallel_and_the_servers_own_disk_keeps_the_room_it_needs(
+    postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, tmp_disk_kib: int, processors: int, is_copied: bool
 ) -> None:
     archive = only(held, LIVE)
     enough_for_the_databases = 2 * int(str(archive.artifact.evidence["size_bytes"])) + loading.SPARE_BYTES
@@ -220,12 +222,15 @@ def test_an_archive_is_copied_only_where_the_servers_own_disk_keeps_the_room_it_
         df=f'case "$2" in .) total={tmp_disk_kib} ;; *) total={2**40} ;; esac\n'
         f'echo Filesystem; echo "overlay $total 1 {free_kib} 1% /"',
         pg_restore=f'echo "$@" >>{tmp_path}/asked; exec {programs()}/pg_restore "$@"',
+        nproc=f"echo {processors}",
     )
 
     said = SOURCE.apply(host_with(pod=place), work_of(SOURCE, held, tmp_path))
 
     assert said[0].startswith(f"{LIVE}: evidence equal")
-    assert ("--jobs" in (tmp_path / "asked").read_text()) == is_copied
+    asked = (tmp_path / "asked").read_text()
+    assert f"--jobs={processors} " in asked
+    assert ("--section=post-data" not in asked) == is_copied
 
 
 def test_one_database_or_one_table_is_put_beside_the_live_ones(
