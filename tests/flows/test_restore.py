@@ -16,8 +16,10 @@ from estate import await_condition
 from site_tree import describe
 
 from flows.backup_vps1 import backup_vps1
+from flows.backup_vps3 import backup_vps3
 from flows.list_snapshots import list_snapshots
 from flows.prune_snapshots import prune_snapshots
+from flows.restore_compose_config import restore_compose_config
 from flows.restore_host_config import restore_host_config
 from flows.restore_website import restore_website
 from gxbackup import locks
@@ -46,6 +48,29 @@ def test_a_destroyed_website_comes_back_equal_in_every_byte_and_attribute(place:
     assert describe(place.site) == before
     assert beside(place) == []
     assert place.staged() == []
+
+
+def test_a_destroyed_compose_folder_comes_back_equal(place: Place) -> None:
+    folder = place.root / "fabric"
+    folder.mkdir()
+    (folder / "docker-compose.yaml").write_text("services: {ca: {image: fabric-ca}}\n")
+    (folder / ".env").write_text("CA_PASSWORD=x\n")
+    (folder / ".env").chmod(0o600)
+
+    def move(document: dict[str, Any]) -> None:
+        compose = document["servers"]["vps3"]["data_types"]["compose-config"]
+        compose["source"]["root"] = str(folder)
+        document["servers"]["vps3"]["data_types"] = {"compose-config": compose}
+
+    place.create(move)
+    place.play("vps3")
+    before = describe(folder)
+    backup_vps3()
+    shutil.rmtree(folder)
+
+    restore_compose_config(mode="in-place", approve=True)
+
+    assert describe(folder) == before
 
 
 def test_what_was_there_stays_beside_the_restored_tree(place: Place) -> None:

@@ -1,0 +1,123 @@
+"""
+Every row of the strategy's four tables: promised as it says, restored by a flow with a page, and proven by name.
+
+Each row names the tests in which its data is destroyed or lost, put back, and compared; that they are there is tested
+here, and that they pass is what `make test` and `make cluster-test` say.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from gxbackup import inventory
+from gxbackup.schedules import load
+
+PROJECT = Path(__file__).resolve().parent.parent
+HOSTS = ("vps1", "vps2", "vps3", "vps4", "vps5")
+LEDGER_NODES = ("vps3", "vps4", "vps5")
+
+
+class Row(NamedTuple):
+    """One line of a table: where it is kept from, how often, how long, and what brings it back in a test."""
+
+    name: str
+    servers: tuple[str, ...]
+    data_type: str
+    at_most_hours: int
+    keep_days: int
+    restore_flow: str
+    proven_by: tuple[str, ...]
+
+
+MAINNET, RESTORE = "tests/cluster/test_mainnet.py", "tests/flows/test_restore.py"
+OBJECTS = "tests/cluster/test_kubernetes_objects_whole.py"
+POSTGRES = "tests/cluster/test_postgres_pods.py"
+DRIVERS = "tests/cluster/test_driver_volumes.py"
+FIVE_HOSTS = "tests/integration/test_five_hosts.py"
+HOST_CONFIG = (f"{RESTORE}::test_host_config_comes_back_file_by_file_and_nothing_is_deleted",)
+DRILL = f"{MAINNET}::test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_figures"
+ROWS = (
+    Row("Website Files", ("vps1",), "website", 24, 30, "restore-website", (
+        f"{RESTORE}::test_a_destroyed_website_comes_back_equal_in_every_byte_and_attribute",
+        "tests/integration/test_worker.py::test_the_operators_spelling_backs_up_and_restores_through_the_worker",
+    )),
+    Row("Docker Compose Config", ("vps3",), "compose-config", 24, 90, "restore-compose-config", (
+        f"{RESTORE}::test_a_destroyed_compose_folder_comes_back_equal",
+    )),
+    Row("K8s Manifests", ("vps1", "vps2", "mainnet"), "k8s-manifests", 24, 90, "restore-k8s-manifests", (
+        f"{MAINNET}::test_a_deleted_secret_comes_back_byte_for_byte",
+        f"{OBJECTS}::test_everything_comes_back_on_an_empty_api_server_by_kubectl_and_by_us",
+    )),
+    Row("PostgreSQL (MainNet)", ("mainnet",), "postgres-mainnet", 6, 7, "restore-mainnet-postgres", (
+        f"{MAINNET}::test_a_destroyed_postgres_comes_back_row_for_row", DRILL,
+    )),
+    Row("PostgreSQL (TestNet)", ("vps2",), "postgres-testnet", 6, 3, "restore-testnet-postgres", (
+        f"{POSTGRES}::test_a_pods_databases_are_captured_rehearsed_and_put_back_under_live_connections",
+    )),
+    Row("Redis (MainNet)", ("mainnet",), "redis-mainnet", 6, 7, "restore-mainnet-redis", (
+        f"{MAINNET}::test_a_flushed_redis_comes_back_key_for_key", DRILL,
+    )),
+    Row("Redis (TestNet)", ("vps2",), "redis-testnet", 6, 3, "restore-testnet-redis", (
+        "tests/cluster/test_redis_pods.py::test_it_is_captured_rehearsed_and_put_back_with_what_was_there_kept",
+    )),
+    Row("CouchDB (Fabric)", ("mainnet",), "couchdb-fabric", 24, 30, "restore-couchdb", (
+        "tests/integration/test_couchdb_source.py::test_by_default_the_state_is_dropped_for_the_peer_to_rebuild",
+        "tests/integration/test_couchdb_source.py::test_documents_replace_the_state_and_a_copy_of_it_stays", DRILL,
+    )),
+    Row("CA PostgreSQL", ("mainnet",), "postgres-ca", 24, 90, "restore-ca-postgres", (
+        f"{POSTGRES}::test_a_databases_container_is_captured_and_put_back_too", DRILL,
+    )),
+    Row("Fabric Crypto Materials", ("mainnet", "vps2"), "fabric-crypto", 24, 90, "restore-fabric-crypto", (
+        f"{MAINNET}::test_a_ca_whose_keys_are_gone_comes_back",
+        "tests/cluster/test_fabric_pods.py::test_secrets_come_back_as_they_were_and_what_was_overwritten_is_kept",
+    )),
+    Row("Orderer Ledger", LEDGER_NODES, "orderer-ledger", 24, 30, "restore-orderer-ledger", (
+        "tests/cluster/test_fabric_pods.py::test_a_destroyed_orderer_comes_back_with_its_raft_log",
+    )),
+    Row("Peer Ledger", LEDGER_NODES, "peer-ledger", 24, 30, "restore-peer-ledger", (
+        "tests/cluster/test_fabric_pods.py::test_a_running_peer_is_kept_on_two_days_and_comes_back_at_its_height",
+        f"{DRIVERS}::test_a_volume_of_another_driver_is_kept_on_two_days_and_comes_back_at_its_height",
+    )),
+    Row("Chaincode Packages", ("mainnet",), "chaincode-packages", 168, 90, "restore-chaincode", (
+        "tests/cluster/test_fabric_pods.py::test_a_peer_gets_its_chaincode_back_and_is_started_again",
+    )),
+    Row("K3s Config", HOSTS, "k3s-config", 24, 90, "restore-host-config", HOST_CONFIG),
+    Row("etcd Snapshots", ("mainnet",), "etcd-snapshots", 24, 30, "restore-k3s-cluster", (
+        "tests/integration/test_k3s_recovery.py::test_three_servers_come_back_as_one_cluster_with_every_object",
+        f"{FIVE_HOSTS}::test_a_k3s_cluster_is_recovered_through_the_workers_of_its_three_hosts_also_after_a_kill",
+    )),
+    Row("SSH Keys", HOSTS, "ssh-keys", 168, 90, "restore-host-config", HOST_CONFIG),
+    Row("System Configs", HOSTS, "system-config", 168, 90, "restore-host-config", HOST_CONFIG),
+)  # fmt: skip
+
+
+@lru_cache
+def names_in(path: Path) -> frozenset[str]:
+    tree = ast.parse(path.read_text())
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
+def test_the_row_is_promised_restored_and_proven(row: Row) -> None:
+    promised = inventory.load(PROJECT / "deployments" / "inventory.yaml")
+    deployed = {deployment.name for deployment in load(PROJECT / "prefect.yaml").deployments}
+
+    for server in row.servers:
+        promise = promised.data_type(server, row.data_type)
+        assert promise.rpo_hours <= row.at_most_hours
+        assert promise.keep_days >= row.keep_days
+        assert promise.restore_flow == row.restore_flow
+    assert row.restore_flow in deployed
+    assert (PROJECT / "docs" / "runbooks" / f"{row.restore_flow}.md").exists()
+    for test in row.proven_by:
+        file, _, name = test.partition("::")
+        assert name in names_in(PROJECT / file)
+
+
+def test_the_tables_have_all_17_rows() -> None:
+    assert len({row.name for row in ROWS}) == 17
