@@ -163,9 +163,9 @@ class Estate:
             host=host, **{"PREFECT_WORKER_QUERY_SECONDS": "1", **extra},
         )  # fmt: skip
 
-    def deploy(self) -> None:
-        """Create pools and deployments, as `make deploy` does."""
-        self.run(sys.executable, "scripts/deploy.py", "--root", str(PROJECT))
+    def deploy(self, notify_url: str = "") -> None:
+        """Create pools, deployments and automations, as `make deploy` does."""
+        self.run(sys.executable, "scripts/deploy.py", "--root", str(PROJECT), GX_NOTIFY_URL=notify_url)
 
     def run_deployment(
         self, name: str, *words: str, check: bool = True, timeout_seconds: float = 600

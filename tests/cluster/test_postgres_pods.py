@@ -148,7 +148,7 @@ def test_a_pod_deleted_in_the_middle_of_a_dump_is_an_error(pod: str, tmp_path: P
     source = Postgres(namespace=pod, pod="postgres-0")
     # More than what is under way in pipes and sockets, also packed.
     much = """CREATE TABLE much AS SELECT i, (SELECT string_agg(md5((i * j)::text), '') FROM generate_series(1, 1000) j)
-        FROM generate_series(1, 1000) i"""
+        FROM generate_series(1, 4000) i"""
     psql(Cluster().place(pod, "postgres-0"), much)
     capture = next(each for each in source.collect(HOST, "pg") if each.settings.get("database") == "backend")
 
