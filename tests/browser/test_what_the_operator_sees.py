@@ -191,6 +191,31 @@ def test_the_report_of_a_backup_tells_what_is_safe_and_why_each_copy_stays(scree
     keep_picture(screen, "report")
 
 
+def test_the_proofs_tell_the_worst_first_and_what_is_proven(running: Estate, screen: Screen, backed_up: str) -> None:
+    document = yaml.safe_load(running.inventory_file.read_text())
+    document["servers"] = {"vps1": document["servers"]["vps1"]}
+    website = document["servers"]["vps1"]["data_types"]["website"]
+    proven, promised = running.root / "proven.yaml", running.root / "promised.yaml"
+    proven.write_text(yaml.safe_dump(document))
+    document["servers"]["vps1"]["data_types"]["ssh-keys"] = {**website, "rpo_hours": 168}
+    promised.write_text(yaml.safe_dump(document))
+    running.flow("verify_integrity", GX_INVENTORY=str(proven))
+    running.flow("drill_disaster_recovery", GX_INVENTORY=str(proven))
+
+    done = running.flow("check_backup_health", GX_INVENTORY=str(promised), check=False)
+
+    assert done.returncode == 1
+    for key, head, *told in (
+        ("backup-health", "Backups: 1 failing", "vps1 ssh-keys", "never backed up", "docs/runbooks/alert-"),
+        ("verify-integrity", "Everything that is held: all is as it was sent", "members vetted", "1 of 1 artifacts"),
+        ("drill-disaster-recovery", "Disaster recovery drill: all restored, evidence equal", "0 too old, 0 too slow"),
+    ):
+        (report,) = api(running, "/artifacts/filter", {"artifacts": {"key": {"any_": [key]}}})
+        screen.open(f"artifacts/artifact/{report['id']}")
+        screen.await_texts(head, *told)
+        keep_picture(screen, key)
+
+
 def test_a_failed_backup_names_the_missing_data_type_and_gives_a_hint(
     running: Estate, screen: Screen, backed_up: str
 ) -> None:
