@@ -25,7 +25,7 @@ demo: setup ## back up a website through Prefect, destroy it, restore it, compar
 	@$(PYTHON) scripts/demo.py
 
 test: setup ## all tests
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 cluster-test: setup ## tests on a real Kubernetes, which CLUSTER/up starts and CLUSTER/deploy fills
 	@eval "$$($(CLUSTER)/up)" && GX_TICK=1 $(CLUSTER)/deploy && $(PYTHON) -m pytest -m cluster tests/cluster
