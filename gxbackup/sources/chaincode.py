@@ -19,7 +19,7 @@ from pydantic import Field, JsonValue
 from gxbackup.adapters.host import Host
 from gxbackup.chunk_stream import ChunkStream
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
-from gxbackup.model import Capture
+from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream, StreamEnd
 from gxbackup.sources.base import Restorable, Work
 from gxbackup.sources.directory import AbsolutePath
@@ -64,16 +64,24 @@ class Chaincode(Restorable):
     namespace: str = Field(default="fabric", description="the peers' namespace")
     selector: str = Field(default="tier=peer", description="the labels that every peer's pod has, and no other")
     container: str | None = Field(default=None, description="the peer's container, where its pod has several")
+    retired: tuple[str, ...] = Field(
+        default=(), description="peers that are gone on purpose: that the last good copy knows them is no fault"
+    )
     packages_dir: AbsolutePath = Field(
         default="/var/hyperledger/production/lifecycle/chaincodes", description="where peers keep packages"
     )
 
     def collect(self, host: Host, data_type: str) -> list[Capture]:
+        """See `collect_since`: nothing is known of peers before."""
+        return self.collect_since(host, data_type, ())
+
+    def collect_since(self, host: Host, data_type: str, last_good: Sequence[Artifact]) -> list[Capture]:
         """
         Ask every peer for its packages and their hashes; one capture of all of them.
 
-        A peer that cannot be asked, and a package whose content is not what its name says, become shortfalls; a good
-        copy on another peer is taken in its place. Raises: SourceMissingError where no peer has a package.
+        A peer that cannot be asked, one that the newest good copy knows and that has no pod now, and a package whose
+        content is not what its name says, become shortfalls; a good copy on another peer is taken in its place.
+        Raises: SourceMissingError where no peer has a package.
         """
         pods = host.cluster.pods(self.namespace, self.selector)
         good: dict[str, Package] = {}
@@ -88,6 +96,11 @@ class Chaincode(Restorable):
             held[pod.name] = [package.package_id for package in found]
             good |= {package.name: package for package in found if package.name not in good}
             shortfalls += damaged
+        for peer in sorted(_peers(last_good) - {pod.name for pod in pods} - set(self.retired)):
+            shortfalls.append(
+                f"pod {self.namespace}/{peer}: expected as in the last good copy, seen none; "
+                "gone on purpose? name it in source.retired"
+            )
         if not good:
             raise SourceMissingError(
                 f"{data_type}: expected packages on {len(pods)} peers in {self.namespace} ({self.selector}), seen none",
@@ -240,6 +253,12 @@ class Chaincode(Restorable):
         replicas = host.cluster.replicas(self.namespace, name)
         host.cluster.scale(self.namespace, name, 0)
         host.cluster.scale(self.namespace, name, replicas)
+
+
+def _peers(artifacts: Sequence[Artifact]) -> set[str]:
+    """Return the peers that artifacts were taken of."""
+    told = [artifact.evidence.get("peers") for artifact in artifacts]
+    return {peer for peers in told if isinstance(peers, dict) for peer in peers}
 
 
 def _package(told: JsonValue) -> Package:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +37,8 @@ from gxbackup.sources.directory import AbsolutePath
 from gxbackup.tar_messages import TarMessages
 from gxbackup.tar_output import PIPE_BYTES, TarOutput
 
+NOT_THERE = "expected as in the last good copy, seen on no node; gone on purpose? name it in source.retired"
+
 
 class Ledger(Restorable):
     """Peers' or orderers' volumes on one node."""
@@ -53,6 +55,9 @@ class Ledger(Restorable):
     kubelet_dir: AbsolutePath = Field(
         default="/var/lib/kubelet", description="--root-dir of the node's kubelet, where CSI mounts volumes"
     )
+    retired: tuple[str, ...] = Field(
+        default=(), description="pods that are gone on purpose: that the last good copy knows them is no fault"
+    )
     full_every_days: int = Field(default=7, ge=1, le=31, description="how often all of it is kept, not what changed")
 
     def collect(self, host: Host, data_type: str) -> list[Capture]:
@@ -63,7 +68,8 @@ class Ledger(Restorable):
         """
         Find the volumes that lie on this node; one capture for each.
 
-        `last_good` is the newest good copy: without the level 0 that tar remembers here, a capture is a level 0.
+        `last_good` is the newest good copy: without the level 0 that tar remembers here, a capture is a level 0. A pod
+        that it knows and that runs on no node now is a shortfall: its volume is not read.
         Raises: SourceMissingError where no volume lies on this node, or one is not mounted on it.
         """
         node = self._node()
@@ -75,7 +81,9 @@ class Ledger(Restorable):
                 f"{data_type}: expected pods {self.namespace} ({self._selector()}) on node {node}, seen {elsewhere}",
                 "a volume is read on the node that holds it: move the entry, or name its node as source.node",
             )
-        return [self._capture(host, data_type, pod, last_good) for pod in ours]
+        captures = [self._capture(host, data_type, pod, last_good) for pod in ours]
+        gone = missed(last_good, {pod.name for pod in pods if pod.node is not None}, self.retired)
+        return [captures[0].model_copy(update={"settings": {**captures[0].settings, "missed": gone}}), *captures[1:]]
 
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
@@ -93,6 +101,9 @@ class Ledger(Restorable):
             copy.settle()
         stood_still = (clock.now() - began).total_seconds() if running else 0.0
         evidence, shortfalls = _look(copy.tree / files.CHAINS[self.role], label)
+        gone = capture.settings.get("missed", [])
+        assert isinstance(gone, list)
+        shortfalls += tuple(f"{capture.data_type}: {name}: {NOT_THERE}" for name in gone)
         evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": round(stood_still, 3)}
         snar = incremental.snar(copy.area, capture)
         with process.start(incremental.tar(copy.tree, snar), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tar:
@@ -232,6 +243,12 @@ def find_claim(host: Host, pod: Pod, role: str) -> tuple[str, Volume, str]:
             volume = volume_of(host.cluster, pod.namespace, claim)
             return claim, volume, production.removeprefix(mount.rstrip("/")).strip("/")
     raise SourceMissingError(f"pod {pod.namespace}/{pod.name}: expected a claim at {production}, seen {pod.claims}")
+
+
+def missed(last_good: Sequence[Artifact], seen: Collection[str], retired: Collection[str]) -> list[JsonValue]:
+    """Return the pods that the last good copy was taken of, and that neither run nor are retired now."""
+    known = {str(artifact.settings["pod"]) for artifact in last_good if "pod" in artifact.settings}
+    return [*sorted(known - set(seen) - set(retired))]
 
 
 def _look(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:

@@ -81,6 +81,24 @@ def test_a_peer_that_is_down_is_a_shortfall_and_the_others_are_kept(cluster: Loc
     assert "peer0-org2-0" in plain.end.shortfalls[0]
 
 
+def test_a_peer_that_has_no_pod_any_more_is_missed_until_it_is_said_to_be_retired(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    (before,) = SOURCE.collect(cluster.host(), "c")
+    last_good = [read(SOURCE, cluster.host(), before, tmp_path).opened().artifact]
+    cluster.stopped = {"peer0-org2-0"}
+
+    (capture,) = SOURCE.collect_since(cluster.host(), "c", last_good)
+    retired = SOURCE.model_copy(update={"retired": ("peer0-org2-0",)})
+
+    assert (
+        "peer0-org2-0: expected as in the last good copy, seen none"
+        in read(SOURCE, cluster.host(), capture, tmp_path).end.shortfalls[0]
+    )
+    (quiet,) = retired.collect_since(cluster.host(), "c", last_good)
+    assert read(retired, cluster.host(), quiet, tmp_path).end.shortfalls == ()
+
+
 def test_peers_without_any_package_are_no_backup(tmp_path: Path) -> None:
     (tmp_path / "peer-0" / "lifecycle" / "chaincodes").mkdir(parents=True)
 

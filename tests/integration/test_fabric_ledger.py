@@ -222,6 +222,27 @@ def test_a_chain_that_does_not_hold_is_a_shortfall_and_its_files_are_kept(peer: 
     assert plain.end.evidence["heights"] == {CHANNEL: HEIGHT}
 
 
+def test_a_peer_without_a_pod_is_missed_beside_others_until_it_is_said_to_be_retired(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    volumes = {f"peer{number}_org1_0": fabric_network.unpack("peer0", tmp_path / f"v{number}") for number in (0, 1)}
+    cluster = cluster_of(monkeypatch, "peer", **volumes)
+    monkeypatch.setattr(ledger, "frozen", lambda uid, label: nullcontext())
+    source = SOURCES["peer"]
+    last_good = [
+        held(read(source, cluster.host(), one, tmp_path)) for one in source.collect(cluster.host(), "peer-ledger")
+    ]
+    cluster.stopped = {"peer1-org1-0"}
+
+    (found,) = source.collect_since(cluster.host(), "peer-ledger", last_good)
+
+    (shortfall,) = read(source, cluster.host(), found, tmp_path).end.shortfalls
+    assert shortfall.startswith("peer-ledger: peer1-org1-0: expected as in the last good copy, seen on no node")
+    retired = source.model_copy(update={"retired": ("peer1-org1-0",)})
+    (quiet,) = retired.collect_since(cluster.host(), "peer-ledger", last_good)
+    assert read(retired, cluster.host(), quiet, tmp_path).end.shortfalls == ()
+
+
 def test_volumes_of_another_node_are_named_with_their_node(peer: LocalCluster) -> None:
     with pytest.raises(SourceMissingError, match=f"on node {socket.gethostname()}, seen {PEER} on here"):
         Ledger(role="peer").collect(peer.host(), "peer-ledger")
