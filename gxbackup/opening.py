@@ -19,11 +19,12 @@ from typing import IO
 
 from gxbackup import kine, layout, sealing, trees
 from gxbackup.adapters import etcd, process
-from gxbackup.errors import BackupError, IntegrityError
+from gxbackup.errors import BackupError, CommandError, IntegrityError
 from gxbackup.model import Artifact
 
 _TAIL_BYTES = 4096
-_LAST_WORDS_SECONDS = 300
+_LAST_WORDS_SECONDS = 3600
+_NO_CLIENT = "You must install at least one postgresql-client"
 _DATABASE = ".db"
 # An etcd snapshot is a bbolt database and the sha256 of it; every other database here is SQLite's.
 _ETCD_SNAPSHOT = "etcd-snapshot.db"
@@ -39,12 +40,20 @@ class _Tool:
     words: tuple[str, ...]
     verdict: str
     too_old: str | None = None
+    tells_faults: bool = False  # on its stdout, which of others is long
 
 
 _TOOLS = (
     _Tool(".tar", b"", ("tar", "--list", "--file=-"), "listed by tar"),
     _Tool(".dump", b"PGDMP", ("pg_restore", "--file=/dev/null"), "read whole by pg_restore", "unsupported version"),
-    _Tool(".rdb", b"REDIS", ("redis-check-rdb", "/dev/stdin"), "checked by redis-check-rdb", "Can't handle RDB format"),
+    _Tool(
+        ".rdb",
+        b"REDIS",
+        ("redis-check-rdb", "/dev/stdin"),
+        "checked by redis-check-rdb",
+        "Can't handle RDB format",
+        True,
+    ),
 )
 
 
@@ -93,11 +102,14 @@ def _checker(artifact: Artifact, nowhere: Path) -> Callable[[Iterable[bytes]], s
 
 def _feed(chunks: Iterable[bytes], tool: _Tool, path: str) -> str:
     """Hand the bytes to their own tool; its refusal is the artifact's fault, unless it says that it is too old."""
-    if shutil.which(tool.words[0]) is None:
-        return f"{_look_at_beginning(chunks, tool.begin)}; {tool.words[0]} is not installed here"
+    name = tool.words[0]
+    if shutil.which(name) is None:
+        return f"{_look_at_beginning(chunks, tool.begin)}; {name} is not installed here"
     with (
         tempfile.TemporaryFile() as said,
-        process.start(tool.words, stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT) as child,
+        process.start(
+            tool.words, stdin=subprocess.PIPE, stdout=said if tool.tells_faults else subprocess.DEVNULL, stderr=said
+        ) as child,
     ):
         assert child.stdin
         pipe, reads_on = child.stdin, True
@@ -110,14 +122,21 @@ def _feed(chunks: Iterable[bytes], tool: _Tool, path: str) -> str:
 
         form = _look_at_beginning(passing(), tool.begin)
         pipe.close()
-        status = child.wait(_LAST_WORDS_SECONDS)
+        try:
+            status = child.wait(_LAST_WORDS_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise CommandError(f"{path}: {name}: not finished {_LAST_WORDS_SECONDS} s after its last byte") from None
         said.seek(-min(said.tell(), _TAIL_BYTES), os.SEEK_END)
         words = " ".join(said.read().decode("utf-8", "replace").split())
     if status == 0:
         return tool.verdict
+    if status < 0:
+        raise CommandError(f"{path}: {name}: ended by signal {-status}", "is there memory for it? the copy may be good")
+    if _NO_CLIENT in words:  # Debian's pg_restore stands for those of all versions, also where there is none
+        return f"{form}; {name} is not installed here"
     if tool.too_old is not None and tool.too_old in words:
-        return f"{form}; {tool.words[0]} of this host is too old for it"
-    raise IntegrityError(f"{path}: {tool.words[0]}: expected exit status 0, seen {status}: {words}")
+        return f"{form}; {name} of this host is too old for it"
+    raise IntegrityError(f"{path}: {name}: expected exit status 0, seen {status}: {words}")
 
 
 def _ask_etcd(chunks: Iterable[bytes], file: Path) -> str:

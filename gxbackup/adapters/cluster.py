@@ -78,9 +78,7 @@ class Cluster:
         """
         what = f"pod {namespace}/{pod}" if pod else f"pod {namespace} ({selector})"
         found = [
-            one
-            for one in self.pods(namespace, selector or "")
-            if (pod is None or one.name == pod) and not _is_ours(one)
+            one for one in self.pods(namespace, selector or "") if (pod is None or one.name == pod) and not is_ours(one)
         ]
         if not found:
             raise SourceMissingError(f"{what}: expected, seen none", f"`kubectl get pods -n {namespace}` lists them")
@@ -218,7 +216,8 @@ def _await(what: str, ready: Callable[[], bool], timeout_seconds: float) -> None
         time.sleep(POLL_SECONDS)
 
 
-def _is_ours(pod: Pod) -> bool:
+def is_ours(pod: Pod) -> bool:
+    """Tell whether a pod is one that `claim_place` made."""
     return OURS.items() <= pod.labels.items()
 
 

@@ -9,12 +9,12 @@ Source: kubernetes.io/docs/reference/node/kubelet-files, "Volumes"; the kubelet'
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gxbackup import mounts
-from gxbackup.adapters.cluster import Cluster
+from gxbackup.adapters.cluster import Cluster, is_ours
 from gxbackup.adapters.kubernetes_api import CALL_TIMEOUT_SECONDS, asking, core
 from gxbackup.errors import RestoreRefusedError, SourceMissingError
 from gxbackup.model import Frozen
@@ -63,34 +63,49 @@ def mounted_at(volume: Volume, pod_uid: str, kubelet_dir: Path) -> Path:
     )
 
 
+def used_at(cluster: Cluster, namespace: str, claim: str, *, node: str, kubelet_dir: Path) -> Path | None:
+    """
+    Return the folder of this host where a claim's volume is now; None where its driver has mounted it for no pod here.
+
+    Raises: RestoreRefusedError where a local volume is another host's, SourceMissingError.
+    """
+    volume = volume_of(cluster, namespace, claim)
+    if volume.folder is not None:
+        if volume.folder.is_dir():
+            return volume.folder
+        raise RestoreRefusedError(
+            f"claim {namespace}/{claim}: expected its volume as a folder of this host, seen no {volume.folder}",
+            f"start this restore on {', '.join(volume.nodes) or 'the node that holds it'}",
+        )
+    for pod in cluster.pods(namespace):
+        if claim in pod.claims and pod.node == node and not is_ours(pod):
+            with suppress(SourceMissingError):  # not mounted yet, or not any more
+                return mounted_at(volume, pod.uid, kubelet_dir)
+    return None
+
+
 @contextmanager
 def reached(
     cluster: Cluster, namespace: str, claim: str, *, node: str, image: str | None, kubelet_dir: Path
 ) -> Iterator[Path]:
     """
-    Give the folder of this host where a claim's volume is, also while no pod of its server runs.
+    Give the folder of this host where the volume of a stopped server's claim is.
 
     A volume that only its driver can mount is mounted for a pod of ours on this node, which is gone with the block.
-    Raises: RestoreRefusedError where a local volume is another host's, SourceMissingError, RestoreError.
+    Raises: as `used_at`; RestoreError where that pod does not start.
     """
-    volume = volume_of(cluster, namespace, claim)
-    if volume.folder is not None and not volume.folder.is_dir():
-        raise RestoreRefusedError(
-            f"claim {namespace}/{claim}: expected its volume as a folder of this host, seen no {volume.folder}",
-            f"start this restore on {', '.join(volume.nodes) or 'the node that holds it'}",
-        )
-    users = [pod.uid for pod in cluster.pods(namespace) if claim in pod.claims and pod.node == node and pod.ready]
-    if volume.folder is not None or users:
-        yield mounted_at(volume, users[0] if users else "", kubelet_dir)
+    folder = used_at(cluster, namespace, claim, node=node, kubelet_dir=kubelet_dir)
+    if folder is not None:
+        yield folder
         return
     if image is None:
         raise SourceMissingError(
-            f"claim {namespace}/{claim}: expected a pod that uses it on node {node}, seen none",
-            "start its StatefulSet: its driver mounts a volume for a pod alone",
+            f"claim {namespace}/{claim}: expected an image that a pod on it can run, seen none in this backup",
+            "a backup of this version or later knows it",
         )
     with cluster.claim_place(namespace, claim, image, node=node) as place:
         (uid,) = [pod.uid for pod in cluster.pods(namespace) if pod.name == place.pod]
-        yield mounted_at(volume, uid, kubelet_dir)
+        yield mounted_at(volume_of(cluster, namespace, claim), uid, kubelet_dir)
 
 
 def _volume(volume: Any) -> Volume:

@@ -47,22 +47,19 @@ class LedgerRestore:
         self._settings = last.settings
         self._evidence = last.evidence
         self._statefulset = str(last.settings["statefulset"])
+        self._claim = str(last.settings["claim"])
+        self._below = str(last.settings.get("below", ""))
 
     def preview(self) -> list[str]:
         """Say what is exchanged, with the heights kept and there now. Raises: RestoreRefusedError, see `Ledger`."""
         self._vet()
+        assert self._host is not None
+        volume = self._source.used_at(self._host, self._claim)
         kept = _heights(self._evidence.get("heights"))
-        with self._reached() as folder:
-            there = self._heights_there(folder)
-        older = [f"{name}: {there[name]} there, {height} kept" for name, height in kept.items()
-                 if there.get(name, 0) > height]  # fmt: skip
-        older += [f"{name}: {there[name]} there, not in the backup" for name in there if name not in kept]
-        if older and not self._work.options.get("allow_older"):
-            raise RestoreRefusedError(
-                f"{self.pod}: the backup is older than what is there: {'; '.join(older)}",
-                "a node that is behind catches up by itself from the others; nothing was touched",
-                "to go back on purpose, say allow_older",
-            )
+        if volume is None:  # stopped; apply looks once a pod of ours has it mounted
+            return [f"{self.pod}: its claim {self._claim} is exchanged; heights kept: {_told(kept)}; not mounted now"]
+        folder = volume / self._below
+        there = self._require_consent(folder)
         return [
             f"{self.pod}: {folder} is exchanged; heights kept: {_told(kept)}; there now: {_told(there)}",
             f"{self.pod}: stands still meanwhile; rebuilds {', '.join(files.DERIVED[self._role]) or 'nothing'}",
@@ -86,47 +83,82 @@ class LedgerRestore:
         self._host.cluster.scale(self._namespace, self._statefulset, 0)
 
     def apply(self) -> list[str]:
-        """Stop, unpack beside, prove, exchange, start, compare. On failure the old content is in place and started."""
+        """
+        Stop, unpack beside, prove, exchange, start, compare. On failure the old content is in place and started.
+
+        Where that cannot be put back, the node stays stopped, and the RestoreError says where its old content lies.
+        """
         assert self._host is not None
         cluster = self._host.cluster
         replicas = max(1, cluster.replicas(self._namespace, self._statefulset))
-        exchanged: VolumeExchange | None = None
+        exchange = VolumeExchange(LocalPlace("this host"), "")
+        touched = exchanged = False
         self.stop()
         try:
             with self._reached() as folder:
-                exchanged = self._exchange(folder)
+                self._require_consent(folder)
+                exchange.folder, touched = str(folder), True
+                self._unpack(exchange)
+                exchange.exchange()
+                exchanged = True
             cluster.scale(self._namespace, self._statefulset, replicas)
-            with self._reached() as folder:
-                there = self._heights_there(folder)
-            kept = _heights(self._evidence.get("heights"))
-            if low := [name for name, height in kept.items() if there.get(name, 0) < height]:
-                raise IntegrityError(
-                    f"{self.pod}: expected heights {_told(kept)} or more, seen {_told(there)}: {low[0]}"
-                )
+            told = self._compare()
         except BaseException as error:  # also where the run is cancelled: a node that stands still helps nobody
-            if exchanged is not None:
-                self.stop()
-                with self._reached() as folder:
-                    exchanged.folder = str(folder)  # a driver mounts it for another pod in another place
-                    exchanged.put_back()
+            if touched:
+                self._undo(exchange, error, exchanged=exchanged)
             cluster.scale(self._namespace, self._statefulset, replicas)
             if not isinstance(error, BackupError):
                 raise
             raise RestoreError(f"{self.pod}: as it was, and started again: {error.message}", *error.hints) from error
-        before = f"{exchanged.folder}/{exchanged.before}"
-        return [f"{self.pod}: restored and started at {_told(there)}; what was there lies in {before}"]
+        return [f"{self.pod}: restored and started {told}; what was there lies in {exchange.before} on its volume"]
 
-    def _exchange(self, folder: Path) -> VolumeExchange:
-        """Unpack beside, prove, and exchange. On failure the old content is in place, and nothing lies beside it."""
-        exchange = VolumeExchange(LocalPlace("this host"), str(folder))
+    def _compare(self) -> str:
+        """Hold the started node's heights against those kept; say them. Raises: IntegrityError."""
+        assert self._host is not None
+        kept = _heights(self._evidence.get("heights"))
+        volume = self._source.used_at(self._host, self._claim)
+        if volume is None:
+            return f"at {_told(kept)}, on another node: compared before it was started, not after"
+        folder = volume / self._below
+        there = self._heights_there(folder)
+        if low := [name for name, height in kept.items() if there.get(name, 0) < height]:
+            raise IntegrityError(f"{self.pod}: expected heights {_told(kept)} or more, seen {_told(there)}: {low[0]}")
+        return f"at {_told(there)} in {folder}"
+
+    def _undo(self, exchange: VolumeExchange, error: BaseException, *, exchanged: bool) -> None:
+        """Put the old content in its place. Raises: RestoreError where that fails: then nothing may be started."""
         try:
-            self._unpack(exchange)
-            exchange.exchange()
-        except BaseException:
-            exchange.recover()
-            exchange.discard()
-            raise
-        return exchange
+            if exchanged:
+                self.stop()
+            with self._reached() as folder:
+                exchange.folder = str(folder)  # a driver mounts it for another pod in another place
+                if exchanged:
+                    exchange.put_back()
+                else:
+                    exchange.recover()
+                exchange.discard()
+        except BackupError as worse:
+            why = error.message if isinstance(error, BackupError) else type(error).__name__
+            raise RestoreError(
+                f"{self.pod}: {why}; and what was there could not be put back: {worse.message}",
+                f"it is stopped; its old content lies in {exchange.before if exchanged else '.gxbackup-undo'} "
+                f"on claim {self._namespace}/{self._claim}",
+                *([] if exchanged else ["start this restore again: it first puts that back"]),
+            ) from error
+
+    def _require_consent(self, folder: Path) -> dict[str, int]:
+        """Return the heights there; RestoreRefusedError where they are above those kept, and nobody allowed that."""
+        kept, there = _heights(self._evidence.get("heights")), self._heights_there(folder)
+        older = [f"{name}: {there[name]} there, {height} kept" for name, height in kept.items()
+                 if there.get(name, 0) > height]  # fmt: skip
+        older += [f"{name}: {there[name]} there, not in the backup" for name in there if name not in kept]
+        if older and not self._work.options.get("allow_older"):
+            raise RestoreRefusedError(
+                f"{self.pod}: the backup is older than what is there: {'; '.join(older)}",
+                "a node that is behind catches up by itself from the others; nothing was touched",
+                "to go back on purpose, say allow_older",
+            )
+        return there
 
     def _unpack(self, exchange: VolumeExchange) -> Path:
         """Unpack all levels beside, and prove tree and heights; return where."""
@@ -157,12 +189,11 @@ class LedgerRestore:
 
     @contextmanager
     def _reached(self) -> Iterator[Path]:
-        """Give the ledger's folder as it is now: another cluster, or another pod, gave its volume another one."""
+        """Give the stopped node's folder: another cluster, or another pod, gave its volume another one."""
         assert self._host is not None
         image = self._settings.get("image")
-        claim = str(self._settings["claim"])
-        with self._source.mounts_of(self._host, claim, str(image) if image else None) as volume:
-            yield volume / str(self._settings.get("below", ""))
+        with self._source.mounts_of(self._host, self._claim, str(image) if image else None) as volume:
+            yield volume / self._below
 
     def _heights_there(self, folder: Path) -> dict[str, int]:
         try:

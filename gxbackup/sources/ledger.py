@@ -24,12 +24,12 @@ from gxbackup.adapters import process
 from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
-from gxbackup.adapters.volumes import Volume, mounted_at, reached, volume_of
+from gxbackup.adapters.volumes import Volume, mounted_at, reached, used_at, volume_of
 from gxbackup.errors import BackupError, IntegrityError, RestoreRefusedError, SourceMissingError
 from gxbackup.fabric import blocks, heights
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_restore import LedgerRestore, refuse_alone
-from gxbackup.frozen_copy import FrozenCopy
+from gxbackup.frozen_copy import OURS, FrozenCopy
 from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Restorable, Work
@@ -88,11 +88,10 @@ class Ledger(Restorable):
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
         """Bring the copy to one moment, take its heights, then read it; the copy stays for the next run."""
-        folder = Path(str(capture.settings["volume"]))
-        copy = frozen_copy(folder, self.role)
         label = f"{capture.data_type}: {capture.settings['pod']}"
-        copy.approach(anew=capture.settings["level"] == 0)
         running = [pod for pod in host.cluster.pods(self.namespace) if pod.name == capture.settings["pod"]]
+        copy = frozen_copy(self._folder_now(host, capture, label), self.role)
+        copy.approach(anew=capture.settings["level"] == 0)
         began = clock.now()
         if running:
             with frozen(running[0].uid, label):
@@ -158,10 +157,26 @@ class Ledger(Restorable):
             one.stop()
         return [line for one in restores for line in one.apply()]
 
+    def used_at(self, host: Host, claim: str) -> Path | None:
+        """Return the folder of this host where a claim's volume is now; see `volumes.used_at`."""
+        kubelet_dir = Path(self.kubelet_dir)
+        return used_at(host.cluster, self.namespace, claim, node=self._node(), kubelet_dir=kubelet_dir)
+
     def mounts_of(self, host: Host, claim: str, image: str | None) -> AbstractContextManager[Path]:
-        """Give the folder of this host where a claim's volume is; see `volumes.reached`."""
+        """Give the folder of this host where a stopped server's volume is; see `volumes.reached`."""
         kubelet_dir = Path(self.kubelet_dir)
         return reached(host.cluster, self.namespace, claim, node=self._node(), image=image, kubelet_dir=kubelet_dir)
+
+    def _folder_now(self, host: Host, capture: Capture, label: str) -> Path:
+        """Return the ledger's folder: another pod than the one collected has its volume mounted in another place."""
+        volume = self.used_at(host, str(capture.settings["claim"]))
+        if volume is None:
+            raise SourceMissingError(
+                f"{label}: expected its volume mounted on this node, seen no pod that uses it",
+                "was the pod restarted meanwhile, or moved to another node?",
+                retryable=True,
+            )
+        return volume / str(capture.settings["below"])
 
     def _node(self) -> str:
         return self.node or os.uname().nodename
@@ -273,4 +288,8 @@ def _look(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:
 
 def _size_bytes(folder: Path, since: float) -> int:
     """Return about how much tar will write: files that changed since a time."""
-    return PIPE_BYTES + sum(member.size_bytes for member in trees.walk(folder) if member.mtime >= since)
+    return PIPE_BYTES + sum(
+        member.size_bytes
+        for member in trees.walk(folder)
+        if member.mtime >= since and not member.name.startswith(OURS.encode())
+    )

@@ -23,14 +23,14 @@ def killed_api_server() -> Iterator[None]:
     run = Path(os.environ["KUBECONFIG"]).parent
     noted = run / "pids" / "apiserver"
     pid = int(noted.read_text().split()[0])
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    words = _words(pid).rstrip(b"\0").split(b"\0")
     lines = Path(f"/proc/{pid}/environ").read_bytes().rstrip(b"\0").split(b"\0")
     environment = dict(line.split(b"=", 1) for line in lines)
     os.kill(pid, signal.SIGKILL)
     try:
         yield
     finally:
-        await_condition("the API server's end", lambda: not Path(f"/proc/{pid}/cmdline").exists(), 30)
+        await_condition("the API server's end", lambda: not _words(pid), 30)
         started = subprocess.run(
             ["sh", "-c", _START, "sh", run / "log" / "apiserver.log", *words],
             env=environment, stdout=subprocess.PIPE, check=True,
@@ -39,6 +39,14 @@ def killed_api_server() -> Iterator[None]:
         born = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
         noted.write_text(f"{pid} {born}\n")
         await_condition("the API server", _answers, 120, died=lambda: not Path(f"/proc/{pid}").exists())
+
+
+def _words(pid: int) -> bytes:
+    """Return the command line of a process; empty where it has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _answers() -> bool:

@@ -114,7 +114,7 @@ def test_a_volume_of_another_driver_is_kept_on_two_days_and_comes_back_at_its_he
 
     there = volume(host, source)
     assert there != folder
-    assert "there now: none" in told[0]
+    assert f"its claim {CLAIM} is exchanged; heights kept: channel2 7, {CHANNEL} {HEIGHT}; not mounted now" in told[0]
     assert [one.capture.settings["level"] for one in (first, second)] == [0, 1]
     assert [one.end.shortfalls for one in (first, second)] == [(), ()]
     assert second.file.stat().st_size < first.file.stat().st_size

@@ -16,6 +16,7 @@ import pytest
 
 from gxbackup import clock, layout, trees
 from gxbackup.adapters import freezer
+from gxbackup.adapters.places import LocalPlace
 from gxbackup.adapters.volumes import Volume
 from gxbackup.errors import IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
 from gxbackup.fabric import blocks
@@ -23,6 +24,7 @@ from gxbackup.fabric import layout as files
 from gxbackup.model import Artifact
 from gxbackup.sources import ledger
 from gxbackup.sources.ledger import Ledger
+from gxbackup.volume_exchange import VolumeExchange
 from tests import fabric_network
 from tests.fabric_network import CHANNEL, HEIGHT, BlockWriter
 from tests.integration.node import control_groups, writing_node
@@ -339,6 +341,34 @@ def test_a_node_that_does_not_come_back_is_put_back_as_it_was(
     assert (volume / "mark").exists()
     assert list(volume.glob(".gxbackup-*")) == []
     assert peer.scaled[-1] == ("peer0-org1", 1)
+
+
+def test_a_disk_that_turns_read_only_in_the_exchange_leaves_the_node_stopped_and_says_where_its_ledger_lies(
+    peer: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = capture(peer, tmp_path / "day 0")
+    volume = peer.volumes[PEER]
+    subprocess.run(["mount", "--bind", volume, volume], check=True)
+    exchange = VolumeExchange.exchange
+
+    def on_a_failing_disk(asked: VolumeExchange) -> str:
+        (volume / ".gxbackup-undo").mkdir()  # it fails when half is moved
+        (volume / "ledgersData").rename(volume / ".gxbackup-undo" / "ledgersData")
+        subprocess.run(["mount", "-o", "remount,bind,ro", volume], check=True)
+        return exchange(asked)
+
+    monkeypatch.setattr(VolumeExchange, "exchange", on_a_failing_disk)
+    try:
+        with pytest.raises(RestoreError, match="Read-only file system.*could not be put back") as failure:
+            SOURCES["peer"].apply(peer.host(), work(tmp_path, plain))
+    finally:
+        subprocess.run(["umount", volume], check=True)
+
+    assert peer.scaled[-1] == ("peer0-org1", 0)
+    assert f"its old content lies in .gxbackup-undo on claim fabric/data-{PEER}" in str(failure.value)
+    monkeypatch.undo()
+    assert VolumeExchange(LocalPlace("here"), str(volume)).recover()
+    assert (volume / "ledgersData").is_dir()
 
 
 def test_a_level_1_without_its_own_level_0_is_refused(peer: LocalCluster, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gxbackup import opening
-from gxbackup.errors import IntegrityError
+from gxbackup.errors import CommandError, IntegrityError
 from tests.integration.k3s_hosts import K3sHost
 from tests.integration.postgres_server import Protected
 from tests.integration.redis_servers import LocalRedis
@@ -144,6 +144,25 @@ def test_a_host_without_the_tool_checks_the_form_and_says_so(
     )
     with pytest.raises(IntegrityError, match="expected it to begin with b'PGDMP'"):
         opened(rdb, "d/app.dump", "postgres", area, keys)
+
+
+def test_a_tool_that_this_host_ends_is_no_rot(
+    dump: bytes, tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    program = bin_folder / "pg_restore"
+
+    def standing_in(script: str) -> None:
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+
+    standing_in("cat >/dev/null; kill -9 $$")
+    with pytest.raises(CommandError, match="pg_restore: ended by signal 9"):
+        opened(dump, "d/app.dump", "postgres", tmp_path, keys)
+    standing_in("echo 'Error: You must install at least one postgresql-client-<version> package' >&2; exit 1")
+    assert opened(dump, "d/app.dump", "postgres", tmp_path, keys).endswith("; pg_restore is not installed here")
 
 
 def test_a_tool_older_than_the_bytes_is_not_taken_for_rot(dump: bytes, rdb: bytes, tmp_path: Path, keys: Keys) -> None:
