@@ -131,6 +131,16 @@ def work(folder: Path, plain: bytes, ending: StreamEnd, **options: JsonValue) ->
     )
 
 
+def with_ready_form(job: Work, plain: bytes, ending: StreamEnd) -> Work:
+    """Return the same work with the ready-to-apply form beside the raw one, as a snapshot holds both."""
+    file = job.area / "apply.yaml"
+    file.write_bytes(plain)
+    raw = job.opened[0].artifact
+    changed = {"path": "kubernetes/k8s-manifests/apply.yaml.zst.age", "settings": {"form": "apply"}}
+    artifact = raw.model_copy(update={**changed, "plain_size_bytes": len(plain), "evidence": ending.evidence})
+    return job.model_copy(update={"opened": (*job.opened, Opened(artifact=artifact, file=file))})
+
+
 def delete_namespace(*, wait: bool = True) -> None:
     """Delete the namespace with all that is in it, and return once it is gone."""
     kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", f"--wait={'true' if wait else 'false'}")

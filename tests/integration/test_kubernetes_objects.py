@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +15,14 @@ from gxbackup.adapters import kubernetes_objects
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.kubernetes_answers import refusal
-from gxbackup.errors import CollectError, EmptyArtifactError, SetupError
+from gxbackup.cluster_objects.cleaning import clean
+from gxbackup.cluster_objects.naming import label_of
+from gxbackup.errors import CollectError, EmptyArtifactError, IntegrityError, SetupError
 from gxbackup.model import Capture
 from gxbackup.ports import StreamEnd
+from gxbackup.sources.base import Work
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
+from tests.cluster.objects_estate import objects, with_ready_form, work
 from tests.integration.faulty_api_server import FaultyApiServer, faulty_api_server
 from tests.kubeconfigs import turn_to
 
@@ -199,3 +205,99 @@ def test_what_is_said_of_a_secret_names_its_fields_only() -> None:
 
     assert error.message == "PATCH /secrets/x: seen 422 Invalid: data[x]"
     assert "hunter2" not in refusal("PATCH /secrets/x", 400, b'"hunter2"', is_secret=True).message
+
+
+DEFINITION = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "fabricchannels.gx-test.example", "uid": "1"},
+    "spec": {"group": "gx-test.example", "names": {"kind": "FabricChannel"}, "versions": []},
+}
+
+
+def blank_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    turn_to(tmp_path / "none", monkeypatch)
+    monkeypatch.delenv("KUBECONFIG")
+
+
+def snapshot(folder: Path, raw: list[dict[str, Any]], ready: list[dict[str, Any]], **told: int) -> Work:
+    """Return work on a snapshot of these objects; `told` is what the evidence says more of a kind than there is."""
+
+    def ending(held: list[dict[str, Any]]) -> StreamEnd:
+        counts = Counter(label_of(one) for one in held)
+        counts.update({f"v1 {kind}": count for kind, count in told.items()})
+        return StreamEnd({"objects": dict(counts)})
+
+    plain = "".join(f"{json.dumps(one)}\n" for one in raw).encode()
+    applied = "".join(f"---\n{json.dumps(one)}\n" for one in ready).encode()
+    return with_ready_form(work(folder, plain, ending(raw)), applied, ending(ready))
+
+
+def held() -> list[dict[str, Any]]:
+    return [DEFINITION, *({**one, "metadata": {**one["metadata"], "uid": "1"}} for one in objects())]
+
+
+def cleaned() -> list[dict[str, Any]]:
+    return [one for one in map(clean, held()) if one is not None]
+
+
+def test_on_a_blank_machine_both_forms_prove_themselves_and_it_says_that_no_server_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blank_machine(tmp_path, monkeypatch)
+
+    counted, ready, judged = KubernetesObjects().rehearse(host(), snapshot(tmp_path / "work", held(), cleaned()))
+
+    assert counted.startswith(f"{len(held())} objects, as many of each kind as were captured: 1 apiextensions")
+    assert ready.startswith(f"{len(held())} of them ready to apply")
+    assert judged.startswith("no API server judged them: kubeconfig: cannot be used")
+
+
+def test_an_api_server_that_is_gone_as_in_a_disaster_fails_no_rehearsal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with faulty_api_server(tmp_path) as (started, kubeconfig):
+            port = started.server_address[1]
+        kubeconfig.write_text(kubeconfig.read_text().replace(str(port), str(taken.getsockname()[1])))
+        turn_to(kubeconfig, monkeypatch)
+
+        told = KubernetesObjects().rehearse(host(), snapshot(tmp_path / "work", held(), cleaned()))
+
+    assert told[2].startswith("no API server judged them: kubernetes API /version: the API server cannot be reached")
+
+
+def without(kind: str) -> list[dict[str, Any]]:
+    return [one for one in cleaned() if one["kind"] != kind]
+
+
+@pytest.mark.parametrize(
+    ("ready", "reason"),
+    [
+        (without("Namespace"), "ServiceAccount gxt-objects/one: expected its Namespace too, seen none"),
+        (without("CustomResourceDefinition"), "FabricChannel gxt-objects/one: expected a CustomResourceDefinition of"),
+        (held(), "fabricchannels.gx-test.example: expected ready to apply, seen with uid"),
+        ([*cleaned(), {"kind": "Secret"}], r"apply.yaml line \d+: expected an object, seen none"),
+    ],
+    ids=["no namespace", "no definition", "not cleaned", "no object"],
+)
+def test_what_no_server_would_take_is_found_without_one(
+    ready: list[dict[str, Any]], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blank_machine(tmp_path, monkeypatch)
+    job = snapshot(tmp_path / "work", held(), [one for one in ready if "apiVersion" in one])
+    job.opened[1].file.write_text("".join(f"---\n{json.dumps(one)}\n" for one in ready))
+
+    with pytest.raises(IntegrityError, match=reason):
+        KubernetesObjects().rehearse(host(), job)
+
+
+def test_one_object_fewer_than_was_captured_is_found_without_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blank_machine(tmp_path, monkeypatch)
+
+    with pytest.raises(IntegrityError, match="v1 Secret: expected 2 objects, seen 1"):
+        KubernetesObjects().rehearse(host(), snapshot(tmp_path / "work", held(), cleaned(), Secret=1))
