@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from docker.models.containers import Container
 from estate import await_condition
 from site_tree import describe
 
@@ -27,6 +28,7 @@ from gxbackup.errors import BackupError, IntegrityError, RestoreRefusedError, Se
 from gxbackup.locks import locked
 from tasks import approval
 from tests.flows.conftest import Place
+from tests.integration.docker_engine import Engine, running_engine
 
 
 def restore(**parameters: Any) -> None:
@@ -360,6 +362,44 @@ def test_a_container_that_does_not_come_back_is_said_and_the_tree_stays(place: P
     finally:
         del os.environ["DOCKER_HOST"]
 
+    assert describe(place.site) == before
+
+
+@pytest.fixture
+def engine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """A real Docker Engine, and the one that this process asks."""
+    with running_engine(tmp_path_factory.mktemp("d")) as started:
+        monkeypatch.setenv("DOCKER_HOST", started.url)
+        yield started
+
+
+def served(container: Container, path: str) -> bytes:
+    """Read a file where the container sees it; empty where it sees none."""
+    status, content = container.exec_run(["cat", path], stderr=False)
+    return bytes(content) if status == 0 else b""
+
+
+def test_the_container_is_restarted_and_serves_the_restored_site(place: Place, engine: Engine) -> None:
+    before, page = describe(place.site), (place.site / "index.html").read_bytes()
+    backup_vps1()
+    # The site itself: a container that is not restarted keeps the folder that it was started with.
+    engine.run("gxcoin-app-green", volumes=[f"{place.site}:/site:ro"])
+    with engine.container("gxcoin-app-green") as container:
+        started = container.attrs["State"]["StartedAt"]
+        assert served(container, "/site/index.html") == page
+        shutil.rmtree(place.site)
+        assert served(container, "/site/index.html") == b""
+
+        restore(mode="in-place", approve=True)
+        assert served(container, "/site/index.html") == b""
+        shutil.rmtree(place.site)
+        restore_website(mode="in-place", approve=True)
+
+        container.reload()
+        assert container.attrs["State"]["Running"]
+        assert container.attrs["State"]["StartedAt"] > started
+        assert served(container, "/site/index.html") == page
+        assert served(container, "/site/private/.env") == (place.site / "private" / ".env").read_bytes()
     assert describe(place.site) == before
 
 
