@@ -49,6 +49,8 @@ def check_health() -> None:
                 found += health.past_findings(catalog, look_at_past(catalog))
     conditions = health.conditions(catalogs, host.inventory(), proofs, clock.now())
     found += [finding for condition in conditions for finding in condition.findings]
+    with checking("sets", found):
+        found += health.set_findings(catalogs, host.inventory(), clock.now())
     seen = _look_around(conditions, found)
     found = health.worst_first(found)
     tell("backup-health", health_page(conditions, found, seen, clock.now()))

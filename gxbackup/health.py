@@ -8,13 +8,14 @@ are in `watch`.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import Field
 
 from gxbackup import freshness, layout
+from gxbackup.fabric import heights, sets
 from gxbackup.inventory import DataType, Inventory
 from gxbackup.keep_rules import spell_age
 from gxbackup.model import Artifact, Catalog, Frozen, HeldSnapshot
@@ -30,8 +31,11 @@ HISTORY_COPIES = 30
 NOISE_BYTES = {True: 512 * 1024, False: 4 * 1024}
 
 TOO_SLOW = "alert-RestoreTooSlow"
+FABRIC_SET = "fabric-set"
+LINES_TOLD = 6
 
 Level = Literal["failing", "warning"]
+Rule = Callable[[list[heights.Copy]], list[str]]
 _WORST_FIRST: dict[Level, int] = {"failing": 0, "warning": 1}
 
 
@@ -90,6 +94,30 @@ def past_findings(catalog: Catalog, faults: Sequence[str]) -> list[Finding]:
     ]
 
 
+def set_findings(catalogs: Iterable[Catalog], inventory: Inventory, now: datetime) -> list[Finding]:
+    """
+    Tell, for each Fabric network, where the copies of all its servers do not belong together; the worst alone.
+
+    Peers above orderers are failing once no set within the promise holds: such a network cannot be brought back. What
+    can be helped is a warning: CouchDB is rebuilt from blocks, and orderers of a live network are always some blocks
+    apart. While a day's copies are being made, yesterday's set is what counts.
+    """
+    found = []
+    for namespace, all_held in sets.held(catalogs, inventory).items():
+        promised = timedelta(hours=max(inventory.data_type(one.server, one.data_type).rpo_hours for one in all_held))
+        ledgers = [one for one in all_held if all(copy.role != heights.COUCHDB for copy in one.copies)]
+        rules: tuple[tuple[Level, Sequence[heights.Held], Rule], ...] = (
+            ("failing", ledgers, heights.faults),
+            ("warning", all_held, heights.faults),
+            ("warning", ledgers, heights.uneven),
+        )
+        for level, compared, rule in rules:
+            if finding := _set_finding(f"Fabric {namespace}", compared, level, rule, promised, now):
+                found.append(finding)
+                break
+    return found
+
+
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Order findings for a reader who stops after the first line."""
     return sorted(findings, key=lambda finding: _WORST_FIRST[finding.level])
@@ -131,6 +159,29 @@ def _condition(catalog: Catalog, data_type: str, promise: DataType, proofs: Proo
         proven=proven,
         findings=tuple(worst_first(found)),
     )
+
+
+def _set_finding(
+    subject: str, compared: Sequence[heights.Held], level: Level, rule: Rule, promised: timedelta, now: datetime
+) -> Finding | None:
+    by_moment = sets.sets(compared)
+    known = {moment: [copy for held in one for copy in held.copies] for moment, one in by_moment.items()}
+    broken = rule(next(iter(known.values()), []))
+    if not broken:
+        return None
+    message = f"the newest copies do not belong together: {'; '.join(broken[:LINES_TOLD])}"
+    message += f"; and {len(broken) - LINES_TOLD} more" if len(broken) > LINES_TOLD else ""
+    whole = next((moment for moment, copies in known.items() if not rule(copies)), None)
+    if whole is None:
+        return Finding(level=level, subject=subject, message=f"{message}; no older set does", runbook=FABRIC_SET)
+    age = now - layout.snapshot_time(whole)
+    message += f"; the newest set that does is that of {whole}, {spell_age(age)} old"
+    if age > promised + GRACE:
+        return Finding(level=level, subject=subject, message=message, runbook=FABRIC_SET)
+    moments = [layout.snapshot_time(one.snapshot) for one in next(iter(by_moment.values()))]
+    if max(moments) - min(moments) > promised / 2:
+        return None  # a copy of the day before is among them: today's are being made
+    return Finding(level="warning", subject=subject, message=message, runbook=FABRIC_SET)
 
 
 def _age_findings(

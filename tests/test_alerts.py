@@ -85,7 +85,9 @@ def test_lokis_rule_reads_the_files_that_flows_write() -> None:
 
 def test_every_page_that_a_finding_names_is_there() -> None:
     code = [*(PROJECT / "gxbackup").glob("*.py"), *(PROJECT / "flows").glob("*.py")]
-    named = {page for file in code for page in re.findall(r'"(alert-[A-Za-z]+|broken-chain)"', file.read_text())}
+    named = {
+        page for file in code for page in re.findall(r'"(alert-[A-Za-z]+|broken-chain|fabric-set)"', file.read_text())
+    }
 
     assert named
     assert {page for page in named if not (RUNBOOKS / f"{page}.md").is_file()} == set()

@@ -28,6 +28,16 @@ class Copy:
     heights: Heights = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Held:
+    """One data type in one good snapshot of a server: what its restore brings back."""
+
+    server: str
+    data_type: str
+    snapshot: str
+    copies: tuple[Copy, ...]
+
+
 def savepoint_height(block_num: int) -> int:
     """Return the height that a state database's savepoint document stands for: its block is applied."""
     return block_num + 1
