@@ -47,7 +47,7 @@ with tags("backup"):
 """
 
 # The shortest that Prefect takes for an event that does not come is ten seconds.
-SHORT = ("gx-run-stuck=20", "gx-backup-absent=10", "gx-health-absent=10", "gx-run-without-heartbeat=10")
+SHORT = ("gx-run-stuck=20", "gx-backup-absent=10", "gx-backup-absent-six-hours=10", "gx-health-absent=10", "gx-run-without-heartbeat=10")
 
 
 class Server:
@@ -162,6 +162,7 @@ FIRED = {
     "backup-waiting is late": ("No worker took the run", SAFE, "docs/runbooks/check-backup-health.md"),
     "backup-stuck has been running for twelve hours": (SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
     "backup-once has not succeeded for 26 hours": (SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
+    "backup-twice has not succeeded for 8 hours": (SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
     "backup-killed Crashed": ("no heartbeat for two minutes", SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
     "nobody looks at the backups": (SAFE, "docs/runbooks/alert-BackupHealthUnknown.md"),
 }
@@ -179,6 +180,7 @@ def all_fired(server: Server) -> Server:
     server.run("backup-crashed", ["backup"], running, {"type": "CRASHED", "name": "Crashed", "message": "worker gone"})
     server.run("backup-stuck", ["backup"], running)
     server.run("backup-once", ["backup"], running, {"type": "COMPLETED"})
+    server.run("backup-twice", ["backup", "six-hourly"], running, {"type": "COMPLETED"})
     await_condition("a heartbeat", server.beaten, 60, died=lambda: killed.poll() is not None)
     killed.kill()  # and no worker is there that would see it end
     killed.wait(30)
@@ -193,6 +195,25 @@ def test_what_goes_wrong_is_told_by_name_with_what_is_safe_and_its_page(all_fire
     assert all(words in told[0] for words in FIRED[subject])
     # Only a look that is absent is told again, each time that its window is over.
     assert len(told) == 1 or subject == "nobody looks at the backups"
+
+
+def test_a_health_that_stays_failing_is_told_once_and_so_is_its_end(server: Server) -> None:
+    running = {"type": "RUNNING"}
+    failed = {"type": "FAILED", "name": "Failed", "message": "Backups: 1 failing: vps1 website"}
+    for _ in range(3):
+        server.run("check-backup-health", ["watch"], running, failed)
+    server.run("check-backup-health", ["watch"], running, {"type": "COMPLETED"})
+    server.run("check-backup-health", ["watch"], running, {"type": "COMPLETED"})
+
+    await_condition("its end", lambda: bool(server.told("the backups are well again")), 60)
+
+    [told] = server.told("the backups need you")
+    assert "1 failing: vps1 website" in told
+    assert "docs/runbooks/check-backup-health.md" in told
+    server.run("backup-vps4", ["backup"], running, {"type": "FAILED", "message": "after all that"})
+    await_condition("what came later", lambda: bool(server.told("backup-vps4 Failed")), 60)
+    assert len(server.told("the backups are well again")) == 1
+    assert len(server.told("the backups need you")) == 1
 
 
 def test_mail_and_slack_stand_beside_the_webhook_once_each_and_a_mail_arrives(server: Server) -> None:
