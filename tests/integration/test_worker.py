@@ -14,12 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
-from estate import Estate, await_condition, end, free_port
+from estate import BIN, Estate, await_condition, end, free_port
 from site_tree import describe, make_website
 
 TASKS = ("survey", "collect", "compress", "checksum", "upload", "verify", "commit", "prune")
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 STOP_AFTER = """
 import os, signal, sys
 from flows import recipes
@@ -87,6 +89,12 @@ print(json.dumps([{"state": run.state_name, "message": run.state.message, "id": 
 """
     found: list[dict[str, Any]] = json.loads(estate.run(sys.executable, "-c", code, name).stdout.splitlines()[-1])
     return found
+
+
+def on_remote(estate: Estate) -> dict[Path, tuple[int, int]]:
+    """Return every file on the remote with its size and the time it was written."""
+    found = {path: path.stat() for path in estate.remote.rglob("*") if path.is_file()}
+    return {path: (seen.st_size, seen.st_mtime_ns) for path, seen in found.items()}
 
 
 def flow_process(estate: Estate) -> int:
@@ -173,6 +181,64 @@ def test_a_failed_backup_is_failed_in_the_ui_with_one_clear_message(
     running.run_deployment("backup-vps1")
 
 
+def ask(estate: Estate, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Return what Prefect's API answers; with a body it is a POST."""
+    answer = httpx.request("GET" if body is None else "POST", f"{estate.url}{path}", json=body, timeout=60)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def test_a_task_whose_remote_is_away_is_tried_again_and_the_run_completes(running: Estate) -> None:
+    port, folder = free_port(), running.root / "away"
+    for name in ("staging", "served"):
+        (folder / name).mkdir(mode=0o700, parents=True)
+    (folder / "rclone.conf").write_text(f"[away]\ntype = webdav\nurl = http://127.0.0.1:{port}\nvendor = rclone\n")
+    document = yaml.safe_load(running.inventory_file.read_text())
+    document["remote"]["path"] = "away:gx-backups"
+    (folder / "inventory.yaml").write_text(yaml.safe_dump(document))
+    worker = running.start_worker(
+        "vps1", GX_INVENTORY=str(folder / "inventory.yaml"), GX_STAGING_DIR=str(folder / "staging"),
+        RCLONE_CONFIG=str(folder / "rclone.conf"),
+    )  # fmt: skip
+    deployment = ask(running, "/deployments/name/backup-vps1/backup-vps1")["id"]
+    run = ask(running, f"/deployments/{deployment}/create_flow_run", {})["id"]
+
+    def surveys() -> list[dict[str, Any]]:
+        """Return the run's task runs of `survey`: one, however often it is tried."""
+        asked = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"name": {"any_": ["survey vps1"]}}}
+        return list(ask(running, "/task_runs/filter", asked))
+
+    def states() -> list[str]:
+        told = [state for task in surveys() for state in ask(running, f"/task_run_states/?task_run_id={task['id']}")]
+        return [state["name"] for state in sorted(told, key=lambda state: str(state["timestamp"]))]
+
+    try:
+        await_condition("the first failure", lambda: "AwaitingRetry" in states(), 120)
+        running.start(
+            "webdav", str(BIN / "rclone"), "serve", "webdav", str(folder / "served"), "--addr", f"127.0.0.1:{port}"
+        )
+        await_condition("the run's end", lambda: ask(running, f"/flow_runs/{run}")["state_type"] in ENDED, 180)
+        await_condition("the server to know the task's end", lambda: states()[-1] == "Completed", 60)
+    finally:
+        end(worker)
+
+    assert ask(running, f"/flow_runs/{run}")["state_name"] == "Completed"
+    (survey,) = surveys()
+    assert survey["state_name"] == "Completed"
+    assert survey["run_count"] >= 2
+    assert states().index("AwaitingRetry") < states().index("Retrying") < states().index("Completed")
+    log = (running.root / "logs" / "worker-vps1.log").read_text()
+    (first,) = [line for line in log.splitlines() if "Retry 1/3 will start" in line]
+    assert "RemoteError" in first and "away:gx-backups" in first and "connection refused" in first
+    (manifest,) = (folder / "served").rglob("manifest.json")
+    assert json.loads(manifest.read_text())["flow_run_id"] == run
+    listed = running.flow(
+        "list_snapshots", "--server", "vps1",
+        GX_INVENTORY=str(folder / "inventory.yaml"), RCLONE_CONFIG=str(folder / "rclone.conf"),
+    )  # fmt: skip
+    assert f"| {manifest.parent.name} | complete | website |" in listed.stdout
+
+
 def test_two_runs_at_once_the_second_ends_with_a_clear_state(
     running: Estate, worker: subprocess.Popen[bytes], slow: None
 ) -> None:
@@ -181,12 +247,17 @@ def test_two_runs_at_once_the_second_ends_with_a_clear_state(
         "first", str(Path(sys.executable).parent / "prefect"), "deployment", "run", "backup-vps1", "--watch"
     )
     with frozen_in_mid_stream(running):
+        before = on_remote(running)
         second = running.run_deployment("backup-vps1", check=False)
         third = running.flow("backup_vps1", check=False)
+        pruning = running.flow("prune_snapshots", "--server", "vps1", "--no-dry-run", check=False)
+        assert on_remote(running) == before
 
     assert second.returncode == 1
-    assert third.returncode == 1
-    assert "vps1: another run is at work: backup of vps1" in third.stdout
+    for refused in (third, pruning):
+        assert refused.returncode == 1
+        assert "LockedError: vps1: another run is at work: backup of vps1" in refused.stdout
+        assert "HINT: nothing was touched; start again once it has ended" in refused.stdout
     assert first.wait(120) == 0
     assert sorted(run["state"] for run in runs(running, "backup-vps1")[:2]) != ["Completed", "Completed"]
     assert len(complete(running)) == held + 1
