@@ -63,6 +63,8 @@ def verify_day() -> None:
     """
     Prove that every snapshot of the last day is on the remote, complete, with equal hashes; fail where one is not.
 
+    What is kept for a week or less is also opened before it goes: the weekly look may not see it.
+
     Raises: UnprovenError naming what is not.
     """
     speak_plainly()
@@ -76,12 +78,15 @@ def verify_day() -> None:
                 found += verify_hashes(catalog, recent)
             with checking(f"{catalog.server} past", found):
                 found += health.past_findings(catalog, look_at_past(catalog))
+            with checking(f"{catalog.server} opened", found):
+                lines += _open_sample(catalog, area, found, daily=True)
             files = sum(len(held.files) for held in recent)
             names = ", ".join(held.snapshot for held in recent) or "none"
             lines.append(f"{catalog.server}: {files} files of the last day's snapshots: {names}")
     metrics.of_verification("verify-backups", found)
     tell("verify-backups", verification_page("Backups of the last day", found, lines))
     end(found)
+    deadman.ping("verify-backups")
 
 
 def verify_all() -> None:
@@ -106,14 +111,18 @@ def verify_all() -> None:
     metrics.of_verification("verify-integrity", found)
     tell("verify-integrity", verification_page("Everything that is held", found, lines))
     end(found)
+    deadman.ping("verify-integrity")
 
 
-def _open_sample(catalog: Catalog, area: Path, found: list[Finding]) -> list[str]:
+def _open_sample(catalog: Catalog, area: Path, found: list[Finding], *, daily: bool = False) -> list[str]:
     """Open what is due to be opened, record what could be, and say so line by line."""
     proofs = read_proofs(catalog.server)
+    due = verifying.to_open(catalog, proofs, host.inventory(), clock.now(), daily=daily)
+    if daily and not due:
+        return []
     lines: list[str] = []
     opened: list[str] = []
-    for one in verifying.to_open(catalog, proofs, host.inventory(), clock.now()):
+    for one in due:
         with checking(f"{catalog.server} {one.artifact.data_type}", found, verifying.RUNBOOK):
             lines.append(f"{catalog.server} {one.name()}: {open_held(catalog, one, area)}")
             opened.append(one.name())

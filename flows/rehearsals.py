@@ -17,7 +17,7 @@ from gxbackup.health import TOO_SLOW, Finding
 from gxbackup.proofs import Rehearsal
 from gxbackup.restoring import Chosen
 from gxbackup.staging import staging_area
-from tasks import host
+from tasks import deadman, host
 from tasks.catalogs import list_catalog
 from tasks.choose import choose
 from tasks.download import download
@@ -61,6 +61,7 @@ def _restore_all(key: str, title: str, only: list[str] | None, *, dependency: bo
     _record(steps, found)
     tell(key, drill_page(title, steps))
     end(found)
+    deadman.ping(key)
 
 
 def _findings(step: Step) -> list[Finding]:

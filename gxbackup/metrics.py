@@ -8,6 +8,7 @@ Source: strategy, "Backup success monitoring": `backup_last_success_timestamp`; 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -99,7 +100,7 @@ def publish(registry: CollectorRegistry, name: str) -> Path | None:
     file = None
     try:
         if folder is not None:
-            file = _write(folder / f"gx-backup-{name}.prom", generate_latest(registry))
+            file = _write(folder / f"gx-backup-{name}.prom", _with_units(generate_latest(registry)))
         if url := os.environ.get("GX_PUSHGATEWAY_URL"):
             push_to_gateway(url, job=f"gx-backup-{name}", registry=registry, timeout=PUSH_TIMEOUT_SECONDS)
     except OSError as error:
@@ -107,6 +108,11 @@ def publish(registry: CollectorRegistry, name: str) -> Path | None:
             f"metrics {name}: cannot be published: {error}", "GX_TEXTFILE_DIR, GX_PUSHGATEWAY_URL"
         ) from None
     return file
+
+
+def _with_units(text: bytes) -> bytes:
+    """Tell the unit of each figure whose name ends with it: the client library leaves that out of this format."""
+    return re.sub(rb"^(# TYPE (\w+_(seconds|bytes)) )", rb"# UNIT \2 \3\n\1", text, flags=re.MULTILINE)
 
 
 def textfile_dir() -> Path | None:

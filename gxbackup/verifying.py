@@ -21,6 +21,9 @@ DAILY_LOOK = timedelta(hours=26)
 RUN_AT_MOST = timedelta(hours=6)
 # Weekly, and a day's delay: what would be dropped before the next look is opened in this one.
 UNTIL_THE_NEXT_LOOK = timedelta(days=8)
+# What is kept for a week or less may come and go between two weekly looks: the daily one opens it.
+WEEK_DAYS = 7
+UNTIL_TOMORROW = timedelta(hours=26)
 # Of what is not due yet, one in so many is opened all the same, another one on every day.
 SAMPLE_ONE_IN = 20
 RUNBOOK = "alert-BackupIntegrityFailed"
@@ -82,15 +85,20 @@ def hash_findings(remote: Remote, catalog: Catalog, snapshots: Sequence[HeldSnap
     return found
 
 
-def to_open(catalog: Catalog, proofs: Proofs, inventory: Inventory, now: datetime) -> list[ToOpen]:
+def to_open(
+    catalog: Catalog, proofs: Proofs, inventory: Inventory, now: datetime, *, daily: bool = False
+) -> list[ToOpen]:
     """
     Choose what a weekly look opens: the newest good copies, what would be dropped before the next look, and a sample.
 
-    What was opened once is not opened again, so that everything held is opened once before it goes; only what is kept
-    for less than a week may come and go between two looks. The sample depends on the day alone.
+    A daily look opens only what is kept for a week or less and would be dropped before tomorrow's. What was opened
+    once is not opened again: so everything held is opened once before it goes. The sample depends on the day alone.
     """
+    until = now + (UNTIL_TOMORROW if daily else UNTIL_THE_NEXT_LOOK)
     chosen: dict[str, ToOpen] = {}
     for data_type, promise in inventory.server(catalog.server).data_types.items():
+        if daily and promise.keep_days > WEEK_DAYS:
+            continue
         good = freshness.good_copies(catalog, data_type)
         rest: list[ToOpen] = []
         for rank, held in enumerate(good):
@@ -99,10 +107,12 @@ def to_open(catalog: Catalog, proofs: Proofs, inventory: Inventory, now: datetim
                 one = ToOpen(snapshot=artifact.held_in or held.snapshot, artifact=artifact)
                 if one.name() in proofs.opened:
                     continue
-                if rank == 0 or expires <= now + UNTIL_THE_NEXT_LOOK:
+                if (rank == 0 and not daily) or expires <= until:
                     chosen[one.name()] = one
                 else:
                     rest.append(one)
+        if daily:
+            continue
         rest.sort(key=lambda one: hashlib.sha256(f"{now:%Y-%m-%d} {one.name()}".encode()).digest())
         for one in rest[: -(-len(rest) // SAMPLE_ONE_IN)]:
             chosen[one.name()] = one

@@ -8,11 +8,14 @@ here, and that they pass is what `make test` and `make cluster-test` say.
 from __future__ import annotations
 
 import ast
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cronsim import CronSim
 
 from gxbackup import inventory
 from gxbackup.schedules import load
@@ -67,7 +70,7 @@ ROWS = (
     )),
     Row("CouchDB (Fabric)", ("mainnet",), "couchdb-fabric", 24, 30, "restore-couchdb", (
         "tests/integration/test_couchdb_source.py::test_by_default_the_state_is_dropped_for_the_peer_to_rebuild",
-        "tests/integration/test_couchdb_source.py::test_documents_replace_the_state_and_a_copy_of_it_stays", DRILL,
+        "tests/integration/test_couchdb_source.py::test_documents_replace_the_state_and_a_copy_of_it_stays",
     )),
     Row("CA PostgreSQL", ("mainnet",), "postgres-ca", 24, 90, "restore-ca-postgres", (
         f"{POSTGRES}::test_a_databases_container_is_captured_and_put_back_too", DRILL,
@@ -117,6 +120,31 @@ def test_the_row_is_promised_restored_and_proven(row: Row) -> None:
     for test in row.proven_by:
         file, _, name = test.partition("::")
         assert name in names_in(PROJECT / file)
+
+
+# The testing schedule: what is started how often, at the latest, and the tests of what it finds.
+HEALTH, PROOFS = "tests/flows/test_health.py", "tests/flows/test_proofs.py"
+SCHEDULE = {
+    "verify-backups": (24, f"{PROOFS}::test_the_last_days_snapshots_are_verified_and_one_rotten_artifact_is_named"),
+    "verify-integrity": (168, f"{PROOFS}::test_integrity_opens_what_is_held_once_and_records_it"),
+    "rehearse-restores": (168, f"{MAINNET}::test_each_database_is_rehearsed_on_a_throwaway_server_by_one_command"),
+    "drill-disaster-recovery": (31 * 24, DRILL),
+    "check-backup-health": (1, f"{HEALTH}::test_all_is_well_after_a_backup_and_every_promise_has_its_figures"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULE)
+def test_the_testing_schedule_is_kept(name: str) -> None:
+    at_most_hours, test = SCHEDULE[name]
+    [deployment] = [one for one in load(PROJECT / "prefect.yaml").deployments if one.name == name]
+
+    [schedule] = deployment.schedules
+    moment = CronSim(schedule.cron, datetime(2026, 1, 1, tzinfo=UTC))
+    begun = [next(moment) for _ in range(60)]
+    assert max(later - earlier for earlier, later in pairwise(begun)) <= timedelta(hours=at_most_hours)
+    assert (PROJECT / "docs" / "runbooks" / f"{name}.md").exists()
+    file, _, function = test.partition("::")
+    assert function in names_in(PROJECT / file)
 
 
 def test_the_tables_have_all_17_rows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,9 +200,8 @@ def test_the_page_beside_the_snapshot_brings_the_databases_back_with_nothing_of_
     assert restored == tables()
 
 
-@pytest.mark.usefixtures("snapshot")
 def test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_figures(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, snapshot: str
 ) -> None:
     live = (sql("select pg_postmaster_start_time()"), redis("DBSIZE"))
 
@@ -209,8 +209,15 @@ def test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_fig
         drill_disaster_recovery()
 
     (page,) = (record.getMessage() for record in caplog.records if "# Disaster recovery drill" in record.getMessage())
+    assert "# Disaster recovery drill: all restored, evidence equal" in page
+    assert "0 too old, 0 too slow" in page
+    steps = []
     for data_type in PROTECTED:
-        assert data_type in page
+        row = rf"\| 🟢 well \| (\d+) \| mainnet {data_type} \| {snapshot} \| [\d.]+ h \| \d+ h \| [\d.]+ s \| 4 h \| \S"
+        found = re.search(row, page)
+        assert found, page
+        steps.append((int(found[1]), data_type))
+    assert [name for _, name in sorted(steps)][0] == "k8s-manifests"
     assert (sql("select pg_postmaster_start_time()"), redis("DBSIZE")) == live
 
 

@@ -11,7 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flows.backup_vps1 import backup_vps1
 from flows.check_backup_health import check_backup_health
+from flows.drill_disaster_recovery import drill_disaster_recovery
 from flows.prune_snapshots import prune_snapshots
+from flows.verify_backups import verify_backups
 from gxbackup import clock
 from gxbackup.errors import UnprovenError
 from tests.flows.conftest import Place
@@ -67,7 +69,11 @@ def test_somebody_outside_is_told_of_a_good_look_and_costs_it_nothing_when_away(
         place.create(one_server)
         backup_vps1()
         check_backup_health()
-        assert [path for path, _ in got if path.endswith("health")] == ["/ping/secret-check-backup-health"]
+        verify_backups()
+        drill_disaster_recovery()
+        assert [path.removeprefix("/ping/secret-") for path, _ in got] == [
+            "backup-vps1", "check-backup-health", "verify-backups", "drill-disaster-recovery",
+        ]  # fmt: skip
 
     check_backup_health()
 

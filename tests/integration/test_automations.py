@@ -47,7 +47,10 @@ with tags("backup"):
 """
 
 # The shortest that Prefect takes for an event that does not come is ten seconds.
-SHORT = ("gx-run-stuck=20", "gx-backup-absent=10", "gx-backup-absent-six-hours=10", "gx-health-absent=10", "gx-run-without-heartbeat=10")
+SHORT = (
+    "gx-run-stuck=20", "gx-backup-absent=10", "gx-backup-absent-six-hours=10", "gx-health-absent=10",
+    "gx-run-without-heartbeat=10",
+)  # fmt: skip
 
 
 class Server:

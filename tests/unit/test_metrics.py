@@ -75,7 +75,18 @@ def test_a_file_is_replaced_whole_and_readable_by_the_collector(
 
     assert file == tmp_path / "gx-backup-health.prom"
     assert file.stat().st_mode & 0o777 == 0o644
-    assert file.read_bytes() == generate_latest(registry())
+    lines = file.read_text().splitlines()
+    assert [line for line in lines if not line.startswith("# UNIT")] == generate_latest(
+        registry()
+    ).decode().splitlines()
+    told = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# UNIT")}
+    families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert told == {name: name.rsplit("_", 1)[1] for name in families if name.endswith(("_seconds", "_bytes"))}
+    assert told["backup_age_seconds"] == "seconds"
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=file.read_bytes(), capture_output=True, check=False
+    )
+    assert (checked.returncode, checked.stderr.decode()) == (0, "")
     assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
 
 
