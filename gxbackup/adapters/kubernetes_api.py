@@ -20,19 +20,24 @@ CALL_TIMEOUT_SECONDS = 60
 
 
 @contextmanager
-def connect() -> Iterator[ApiClient]:
-    """Give a client, closed with the block. Raises: SetupError where there is no usable kubeconfig."""
+def connect(kubeconfig: str | None = None) -> Iterator[ApiClient]:
+    """
+    Give a client, closed with the block; `kubeconfig` names another file than KUBECONFIG does.
+
+    Raises: SetupError where there is no usable kubeconfig.
+    """
     from kubernetes.client import ApiClient, Configuration
     from kubernetes.config import ConfigException, load_config
 
     configuration = Configuration()
     try:
         # The client itself reads KUBECONFIG once, when it is imported.
-        named = {"config_file": os.environ["KUBECONFIG"]} if os.environ.get("KUBECONFIG") else {}
+        file = kubeconfig or os.environ.get("KUBECONFIG")
+        named = {"config_file": file} if file else {}
         load_config(client_configuration=configuration, **named)  # type: ignore[no-untyped-call]
     except (ConfigException, OSError) as error:
         raise SetupError(
-            f"kubeconfig: cannot be used: {error}",
+            f"kubeconfig{f' {kubeconfig}' if kubeconfig else ''}: cannot be used: {error}",
             "KUBECONFIG names it; on a K3s server it is /etc/rancher/k3s/k3s.yaml",
         ) from None
     client = ApiClient(configuration)

@@ -22,11 +22,12 @@ from gxbackup.safety import require_private
 
 
 class Journal:
-    """The safety copy of one run."""
+    """The safety copy of one run; `made` are the objects that it has created, in their order."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._undo: list[tuple[str, Callable[[ObjectApi], None]]] = []
+        self.made: list[tuple[Kind, Object]] = []
         self.copies = folder / "before.jsonl"
         self._created = folder / "created.jsonl"
 
@@ -55,7 +56,8 @@ class Journal:
         metadata = made["metadata"]
         namespace, name, uid = metadata.get("namespace"), metadata["name"], metadata["uid"]
         noted = {key: metadata[key] for key in ("namespace", "name", "uid") if key in metadata}
-        _append(self._created, {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": noted})
+        self.made.append((kind, {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": noted}))
+        _append(self._created, self.made[-1][1])
         self._undo.append((name_of(made), lambda api: api.delete(kind, namespace, name, uid)))
 
     def put_back(self, api: ObjectApi) -> str:

@@ -29,7 +29,7 @@ def put(chosen: ChosenObjects, safety_dir: Path) -> list[str]:
     """
     survey(chosen).require_applicable()
     journal = Journal.begin(safety_dir)
-    work = _Putting(chosen, journal)
+    work = Putting(chosen, journal)
     try:
         work.apply_all()
         differing = work.compare_all()
@@ -53,7 +53,7 @@ def put(chosen: ChosenObjects, safety_dir: Path) -> list[str]:
     return [*words, *([f"what was overwritten lies in {journal.copies}"] if counts["changed"] else [])]
 
 
-class _Putting:
+class Putting:
     """The state of one run: what it did, and where it is."""
 
     def __init__(self, chosen: ChosenObjects, journal: Journal) -> None:

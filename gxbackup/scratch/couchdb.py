@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from gxbackup.adapters import process
 from gxbackup.adapters.containers import Containers
 from gxbackup.couchdb.client import CouchClient, path_of
 from gxbackup.couchdb.loading import drop
 from gxbackup.errors import CollectError, RestoreError, RestoreRefusedError, SetupError
+from gxbackup.scratch.addresses import addresses
 
 VARIABLE = "GX_SCRATCH_COUCHDB_URL"
 IMAGE_VARIABLE = "GX_SCRATCH_COUCHDB_IMAGE"
@@ -64,7 +64,7 @@ def scratch_couchdb(folder: Path, protected_url: str | None) -> Iterator[Scratch
     """
     if url := os.environ.get(VARIABLE):
         with closing(CouchClient(url)) as client:
-            if protected_url and _addresses(url) & _addresses(protected_url):
+            if protected_url and addresses(url) & addresses(protected_url):
                 raise RestoreRefusedError(
                     f"{client.name}: expected another server than the protected one, seen {protected_url}",
                     f"{VARIABLE} must never name a server that is in use",
@@ -136,16 +136,6 @@ def _listens(port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def _addresses(url: str) -> set[tuple[str, int]]:
-    """Return where a URL leads, by address and port; a name that nobody knows stands for itself."""
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        return {(str(found[4][0]), port) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    except OSError:
-        return {(host, port)}
 
 
 def _databases(client: CouchClient) -> list[str]:

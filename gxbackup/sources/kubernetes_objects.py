@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
@@ -25,6 +24,7 @@ from gxbackup.cluster_objects.trying import listed, rehearse, survey
 from gxbackup.errors import CollectError, SetupError
 from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream
+from gxbackup.scratch import kubernetes as scratch
 from gxbackup.sources.base import Restorable, Work
 
 OBJECT_BYTES = 8 * 1024
@@ -102,10 +102,14 @@ class KubernetesObjects(Restorable):
         """
         See `Restorable`: both forms are read and counted against the evidence, which needs no server at all.
 
-        A server that answers at KUBECONFIG judges every object beside it, as if it were new, and keeps nothing of it;
+        Then, where GX_SCRATCH_KUBECONFIG names a scratch server, every object is put there and removed again. Without
+        it the server at KUBECONFIG, where it answers, judges each object as if it were new, and keeps nothing of it;
         where none answers, as on a blank machine, that is told and is no failure.
         """
         words = _by_form(work)
+        if scratch.is_named():
+            with scratch.scratch_api(host.cluster.api) as api:
+                return [*words, scratch.put_and_remove(_chosen(api, work), work.area)]
         try:
             with host.cluster.api() as client:
                 ObjectApi(client).version()  # asked once: one that is gone is not waited for
@@ -113,7 +117,7 @@ class KubernetesObjects(Restorable):
                 accepted, unchecked = rehearse(chosen)
                 chosen.choice.require_all_matched()
         except (SetupError, CollectError) as error:
-            return [*words, f"no API server judged them: {error.message}"]
+            return [*words, f"no API server judged them, {scratch.VARIABLE} names none: {error.message}"]
         words.append(f"{accepted} of them accepted by the API server (dry run)")
         return [*words, *([f"not checked: {listed(unchecked)}"] if unchecked else [])]
 
@@ -125,11 +129,11 @@ class KubernetesObjects(Restorable):
     @contextmanager
     def _chosen(self, host: Host, work: Work) -> Iterator[ChosenObjects]:
         with host.cluster.api() as client:
-            yield ChosenObjects(ObjectApi(client), _raw(work), Choice(work.options))
+            yield _chosen(ObjectApi(client), work)
 
 
-def _raw(work: Work) -> Path:
-    return work.opened[0].file
+def _chosen(api: ObjectApi, work: Work) -> ChosenObjects:
+    return ChosenObjects(api, work.opened[0].file, Choice(work.options))
 
 
 def _by_form(work: Work) -> list[str]:
