@@ -19,6 +19,7 @@ def restore_orderer_ledger(
     pods: list[str] | None = None,
     allow_older: bool = False,
     alone: bool = False,
+    unmatched: bool = False,
     mode: Literal["plan", "scratch", "in-place"] = "plan",
     approve: bool = False,
 ) -> None:
@@ -35,10 +36,17 @@ def restore_orderer_ledger(
         pods: only these pods' volumes; empty: all of the node
         allow_older: also where a channel stands higher there than in the snapshot, which loses those blocks here
         alone: put orderers back beside others that run: only where you know that these were stopped at the same height
+        unmatched: also where another host holds no copy that belongs together with this: one height for all orderers,
+            no peer above; only where its nodes will not come back from their copies
         mode: plan shows heights and what would happen, scratch unpacks and checks every block, in-place restores
         approve: go on without asking in the UI
     """
-    options: dict[str, JsonValue] = {"pods": [*(pods or [])], "allow_older": allow_older, "alone": alone}
+    options: dict[str, JsonValue] = {
+        "pods": [*(pods or [])],
+        "allow_older": allow_older,
+        "alone": alone,
+        "unmatched": unmatched,
+    }
     if not went_on_elsewhere(server):
         restore_data(server, "orderer-ledger", snapshot, mode, approve, options)
 

@@ -18,6 +18,7 @@ def restore_peer_ledger(
     snapshot: str = "latest",
     pods: list[str] | None = None,
     allow_older: bool = False,
+    unmatched: bool = False,
     mode: Literal["plan", "scratch", "in-place"] = "plan",
     approve: bool = False,
 ) -> None:
@@ -33,10 +34,12 @@ def restore_peer_ledger(
         snapshot: a snapshot id such as 20261122_050000, or latest: the newest good one
         pods: only these pods' volumes; empty: all of the node
         allow_older: also where a channel stands higher there than in the snapshot, which loses those blocks here
+        unmatched: also where no orderer runs, and another host's copies of orderers are all lower than this: only where
+            those will not come back from their copies
         mode: plan shows heights and what would happen, scratch unpacks and checks every block, in-place restores
         approve: go on without asking in the UI
     """
-    options: dict[str, JsonValue] = {"pods": [*(pods or [])], "allow_older": allow_older}
+    options: dict[str, JsonValue] = {"pods": [*(pods or [])], "allow_older": allow_older, "unmatched": unmatched}
     if not went_on_elsewhere(server):
         restore_data(server, "peer-ledger", snapshot, mode, approve, options)
 

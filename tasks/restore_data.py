@@ -7,12 +7,15 @@ from pathlib import Path
 from prefect import task
 from pydantic import JsonValue
 
-from gxbackup import restoring_data
+from gxbackup import catalog, restoring_data
+from gxbackup.errors import BackupError
+from gxbackup.fabric import sets
+from gxbackup.model import Catalog
 from gxbackup.restoring import Chosen
 from gxbackup.sources.base import Restorable, Work
 from gxbackup.staging import require_room, staging_root
 from tasks import host
-from tasks.policy import ONCE
+from tasks.policy import BRIEF, ONCE
 
 
 @task(task_run_name="open {chosen.data_type} {chosen.snapshot}", **ONCE)
@@ -27,6 +30,26 @@ def open_data(server: str, chosen: Chosen, area: Path, options: dict[str, JsonVa
         safety_dir=staging_root().parent / "safety",
         options=options,
     )
+
+
+@task(task_run_name="look elsewhere for {work.data_type}", **BRIEF)
+def look_elsewhere(server: str, work: Work) -> Work:
+    """Add what other servers hold of the same Fabric network to a ledger's work; who cannot be asked is told in it."""
+    inventory = host.inventory()
+    promise = inventory.data_type(server, work.data_type)
+    if promise.source.kind != "ledger":
+        return work
+    namespace = promise.source.namespace
+    catalogs: list[Catalog] = []
+    unread: list[str] = []
+    for name, other in inventory.servers.items():
+        if name != server and any(sets.namespace_of(one) == namespace for one in other.data_types.values()):
+            try:
+                catalogs.append(catalog.load(host.remote(), inventory, name, work.area))
+            except BackupError as error:
+                unread.append(f"{name}: its copies are not compared, they could not be listed: {error.message}")
+    elsewhere = sets.held(catalogs, inventory).get(namespace, [])
+    return work.model_copy(update={"elsewhere": tuple(elsewhere), "unread": tuple(unread)})
 
 
 @task(task_run_name="preview {work.data_type}", **ONCE)

@@ -8,7 +8,7 @@ Source: facts B8, B11, B12; Fabric's documents "Upgrading your components".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gxbackup.errors import RestoreRefusedError
@@ -96,6 +96,41 @@ def require_set(copies: Iterable[Copy]) -> None:
             "expected for every channel: height(CouchDB) <= height(peer) <= height(orderer)",
             "choose an older snapshot of what is too high, or leave CouchDB out: peers rebuild it from their blocks",
         )
+
+
+def require_elsewhere(kept: Sequence[Copy], elsewhere: Iterable[Held]) -> list[str]:
+    """
+    Say, one line each, which copy of every other server belongs together with those kept: the newest that does.
+
+    `elsewhere` is newest first. Orderers are held against orderers and peers; peers against orderers alone.
+    Raises: RestoreRefusedError, with the heights in its message, where a server holds none.
+    """
+    related = (ORDERER, PEER) if any(copy.role == ORDERER for copy in kept) else (ORDERER,)
+    by_name: dict[str, list[Held]] = {}
+    for one in elsewhere:
+        if all(copy.role in related for copy in one.copies):
+            by_name.setdefault(f"{one.server} {one.data_type}", []).append(one)
+    told, broken = [], []
+    for name, held in by_name.items():
+        fitting = next((one for one in held if not _apart(kept, one.copies)), None)
+        if fitting is None:
+            broken.append(f"{name} {held[0].snapshot}: {'; '.join(_apart(kept, held[0].copies))}")
+        else:
+            newest = "" if fitting is held[0] else ", and none that is newer"
+            told.append(f"{name}: {fitting.snapshot} belongs together with this{newest}")
+    if broken:
+        raise RestoreRefusedError(
+            f"no copies of other hosts belong together with this: {'; '.join(broken)}",
+            "expected for every channel: height(peer) <= height(orderer), and one height for all orderers",
+            "choose another snapshot here: check-backup-health names the newest set that belongs together",
+            "where those nodes will not come back from their copies, say unmatched",
+        )
+    return told
+
+
+def _apart(kept: Sequence[Copy], others: Sequence[Copy]) -> list[str]:
+    uneven_too = any(copy.role == ORDERER for copy in kept)
+    return faults([*kept, *others]) + (uneven([*kept, *others]) if uneven_too else [])
 
 
 def _between(earlier: Copy, later: Copy) -> list[str]:

@@ -15,6 +15,7 @@ from typing import ClassVar
 from pydantic import Field, JsonValue
 
 from gxbackup.adapters.host import Host
+from gxbackup.fabric.heights import Held
 from gxbackup.model import Artifact, Capture, Frozen
 from gxbackup.ports import PlainStream, StreamEnd
 
@@ -63,6 +64,10 @@ class Work(Frozen):
     area: Path = Field(description="private staging of this run; gone after it")
     safety_dir: Path = Field(description="where safety copies go; they stay")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="the flow's own parameters, by name")
+    elsewhere: tuple[Held, ...] = Field(
+        default=(), description="what other servers hold of the same Fabric network, newest first"
+    )
+    unread: tuple[str, ...] = Field(default=(), description="other servers that could not be asked, each with why")
 
 
 class Restorable(Source):

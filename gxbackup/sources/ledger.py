@@ -141,7 +141,10 @@ class Ledger(Restorable):
         neighbours = self._neighbours(host)
         if not (self.role == "orderer" and work.options.get("allow_older")):
             heights.require_set([*kept, *neighbours])
-        return [*told, *(f"{one.role} {one.name} on this node: {dict(one.heights)}" for one in neighbours)]
+        told += [f"{one.role} {one.name} on this node: {dict(one.heights)}" for one in neighbours] + [*work.unread]
+        # Where orderers run, peers meet them and not their copies.
+        met = self.role == "peer" and any(pod.ready for pod in host.cluster.pods(self.namespace, "tier=orderer"))
+        return told if met or work.options.get("unmatched") else told + heights.require_elsewhere(kept, work.elsewhere)
 
     def rehearse(self, host: Host, work: Work) -> list[str]:
         """Unpack each volume beside, compare every file's attributes, and check every block's data. Starts no node."""

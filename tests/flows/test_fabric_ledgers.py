@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from flows.backup_vps3 import backup_vps3
+from flows.backup_vps4 import backup_vps4
+from flows.restore_orderer_ledger import restore_orderer_ledger
 from flows.restore_peer_ledger import restore_peer_ledger
+from gxbackup import catalog
 from gxbackup.adapters.volumes import Volume
-from gxbackup.errors import IncompleteBackupError, RestoreRefusedError
+from gxbackup.errors import IncompleteBackupError, RemoteError, RestoreRefusedError
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.model import Manifest
@@ -28,27 +31,51 @@ from tests.local_cluster import LocalCluster
 POD = "peer0-org1-0"
 
 
+class Ledgers:
+    """An estate whose servers promise ledgers alone; each is played with a stopped node of its own."""
+
+    def __init__(self, place: Place, monkeypatch: pytest.MonkeyPatch, **roles: str) -> None:
+        self.place = place
+        self._monkeypatch = monkeypatch
+        self._volumes: dict[str, Path] = {}
+        monkeypatch.setattr(ledger, "volume_of", self._volume_of)
+        monkeypatch.setattr("gxbackup.adapters.volumes.volume_of", self._volume_of)
+        monkeypatch.setattr(ledger, "frozen", lambda *_: nullcontext())
+
+        def reduce(document: dict[str, Any]) -> None:
+            for server, role in roles.items():
+                promise = document["servers"][server]["data_types"][f"{role}-ledger"]
+                promise["source"] = {**promise["source"], "node": "here"}
+                document["servers"][server]["data_types"] = {f"{role}-ledger": promise}
+
+        place.create(reduce)
+
+    def _volume_of(self, cluster: object, namespace: str, claim: str) -> Volume:
+        return Volume(name="pv", folder=self._volumes[claim], driver="local", nodes=("here",))
+
+    def node(self, role: str, pod: str, into: Path, channel2: int = 0) -> LocalCluster:
+        """Return a cluster of this node alone, with a real ledger and so many blocks of a second channel."""
+        name = {"peer": "peer0", "orderer": "orderer1"}[role]
+        cluster = LocalCluster({pod: fabric_network.unpack(name, into)}, files.PRODUCTION[role])
+        self._volumes[f"data-{pod}"] = cluster.volumes[pod]
+        if channel2:
+            BlockWriter(cluster.volumes[pod] / files.CHAINS[role] / "channel2").append(channel2)
+        for path in cluster.volumes[pod].rglob("*"):
+            os.utime(path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
+        return cluster
+
+    def play(self, server: str, cluster: LocalCluster) -> None:
+        """Be this host from now on."""
+        self.place.play(server)
+        self._monkeypatch.setattr(host, "host", lru_cache(maxsize=1)(cluster.host))
+
+
 @pytest.fixture
 def peer(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> LocalCluster:
     """An estate that plays vps3, whose one promise is the ledger of a stopped peer."""
-
-    def reduce(document: dict[str, Any]) -> None:
-        promised = document["servers"]["vps3"]["data_types"]
-        promise = promised["peer-ledger"]
-        promise["source"] = {**promise["source"], "node": "here"}
-        promised.clear()
-        promised["peer-ledger"] = promise
-
-    place.create(reduce)
-    place.play("vps3")
-    cluster = LocalCluster({POD: fabric_network.unpack("peer0", tmp_path / "volumes")}, files.PRODUCTION["peer"])
-    volume = Volume(name="pv", folder=cluster.volumes[POD], driver="local", nodes=("here",))
-    monkeypatch.setattr(ledger, "volume_of", lambda *_: volume)
-    monkeypatch.setattr("gxbackup.adapters.volumes.volume_of", lambda *_: volume)
-    monkeypatch.setattr(ledger, "frozen", lambda *_: nullcontext())
-    for path in cluster.volumes[POD].rglob("*"):
-        os.utime(path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
-    monkeypatch.setattr(host, "host", lru_cache(maxsize=1)(cluster.host))
+    ledgers = Ledgers(place, monkeypatch, vps3="peer")
+    cluster = ledgers.node("peer", POD, tmp_path / "volumes")
+    ledgers.play("vps3", cluster)
     return cluster
 
 
@@ -110,3 +137,77 @@ def test_a_damaged_chain_is_kept_and_red_and_the_next_whole_one_builds_on_the_la
     (artifact,) = manifest(place, last).artifacts
     assert artifact.evidence["heights"] == {CHANNEL: HEIGHT}
     assert artifact.base is not None
+
+
+def test_orderers_come_back_where_another_host_holds_them_at_the_same_height(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledgers = Ledgers(place, monkeypatch, vps3="orderer", vps4="orderer")
+    here = ledgers.node("orderer", "orderer0-0", tmp_path / "vps3", channel2=3)
+    there = ledgers.node("orderer", "orderer1-0", tmp_path / "vps4", channel2=3)
+    ledgers.play("vps4", there)
+    even = backup_vps4()
+    channel2 = there.volumes["orderer1-0"] / files.CHAINS["orderer"] / "channel2"
+    shutil.rmtree(channel2)
+    BlockWriter(channel2).append(5)
+    backup_vps4()
+    ledgers.play("vps3", here)
+    backup_vps3()
+    shutil.rmtree(here.volumes["orderer0-0"] / "chains")
+
+    restore_orderer_ledger("vps3", mode="in-place", approve=True)
+
+    chains_there = here.volumes["orderer0-0"] / files.CHAINS["orderer"]
+    assert blocks.heights(blocks.read_chains(chains_there, check_data=True)) == {CHANNEL: HEIGHT, "channel2": 3}
+    assert here.scaled[:2] == [("orderer0", 0), ("orderer0", 0)]
+    assert here.scaled[-1] == ("orderer0", 1)
+    assert f"vps4 orderer-ledger: {even} belongs together with this, and none that is newer" in caplog.text
+    assert place.staged() == []
+
+
+def test_orderers_that_other_hosts_hold_at_another_height_alone_are_refused_with_the_heights_before_the_first_byte(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledgers = Ledgers(place, monkeypatch, vps3="orderer", vps4="orderer")
+    here = ledgers.node("orderer", "orderer0-0", tmp_path / "vps3", channel2=3)
+    ledgers.play("vps4", ledgers.node("orderer", "orderer1-0", tmp_path / "vps4", channel2=5))
+    backup_vps4()
+    ledgers.play("vps3", here)
+    backup_vps3()
+
+    with pytest.raises(RestoreRefusedError, match="channel channel2: orderer0-0 at 3, orderer1-0 at 5"):
+        restore_orderer_ledger("vps3", mode="in-place", allow_older=True, approve=True)
+    restore_orderer_ledger("vps3", unmatched=True)
+    load = catalog.load
+
+    def cut_off(remote: Any, inventory: Any, server: str, scratch: Path) -> Any:
+        if server == "vps4":
+            raise RemoteError("mainnet-vps4: listing: connection reset")
+        return load(remote, inventory, server, scratch)
+
+    monkeypatch.setattr(catalog, "load", cut_off)
+    restore_orderer_ledger("vps3")
+
+    assert here.scaled == []
+    assert "vps4: its copies are not compared, they could not be listed: mainnet-vps4: listing" in caplog.text
+
+
+def test_a_peer_above_the_orderers_that_another_host_holds_is_refused_unless_orderers_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ledgers = Ledgers(place, monkeypatch, vps3="peer", vps4="orderer")
+    here = ledgers.node("peer", POD, tmp_path / "vps3", channel2=5)
+    orderer = ledgers.node("orderer", "orderer1-0", tmp_path / "vps4", channel2=3)
+    ledgers.play("vps4", orderer)
+    backup_vps4()
+    ledgers.play("vps3", here)
+    backup_vps3()
+
+    with pytest.raises(RestoreRefusedError, match=f"peer {POD} is at height 5, orderer orderer1-0 only at 3"):
+        restore_peer_ledger("vps3", mode="in-place", allow_older=True, approve=True)
+    restore_peer_ledger("vps3", unmatched=True)
+    here.volumes["orderer1-0"] = orderer.volumes["orderer1-0"]
+    here.mounts["orderer1-0"] = "/elsewhere"  # it runs, and its volume is not on this node
+    restore_peer_ledger("vps3")
+
+    assert here.scaled == []

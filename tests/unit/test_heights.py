@@ -10,7 +10,7 @@ import pytest
 
 from gxbackup.errors import RestoreRefusedError
 from gxbackup.fabric import blocks, heights
-from gxbackup.fabric.heights import COUCHDB, ORDERER, PEER, Copy
+from gxbackup.fabric.heights import COUCHDB, ORDERER, PEER, Copy, Held
 from gxbackup.model import Artifact, Part
 from tests import fabric_network
 from tests.fabric_network import CHANNEL
@@ -91,3 +91,50 @@ def test_orderers_at_different_heights_are_told_by_name() -> None:
 
     assert heights.uneven(copies) == ["channel gxchannel: orderer0 at 74, orderer1 at 77"]
     assert heights.uneven(copies[:1]) == []
+
+
+def elsewhere(role: str, *told: int) -> list[Held]:
+    """Return what vps4 holds of one node, newest first."""
+    return [
+        Held("vps4", f"{role}-ledger", f"2026090{9 - age}_050000", (Copy(role, f"{role}4", {CHANNEL: height}),))
+        for age, height in enumerate(told)
+    ]
+
+
+def test_each_other_hosts_newest_copy_that_fits_is_named_and_a_database_is_none_of_them() -> None:
+    kept = [Copy(ORDERER, "orderer3", {CHANNEL: 74})]
+    held = [*elsewhere(ORDERER, 77, 74, 74), *elsewhere(PEER, 73, 70), *elsewhere(COUCHDB, 99)]
+
+    assert heights.require_elsewhere(kept, held) == [
+        "vps4 orderer-ledger: 20260908_050000 belongs together with this, and none that is newer",
+        "vps4 peer-ledger: 20260909_050000 belongs together with this",
+    ]
+    assert heights.require_elsewhere(kept, []) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "height", "held", "message"),
+    [
+        (
+            ORDERER,
+            74,
+            elsewhere(ORDERER, 77, 75),
+            "vps4 orderer-ledger 2026.*: orderer3 at 74, orderer4 at 77",
+        ),
+        (ORDERER, 74, elsewhere(PEER, 77, 75), "peer peer4 is at height 77, orderer orderer3 only at 74"),
+        (PEER, 77, elsewhere(ORDERER, 76, 75), "peer peer3 is at height 77, orderer orderer4 only at 76"),
+    ],
+)
+def test_a_host_whose_copies_all_break_the_rule_refuses_the_restore(
+    role: str, height: int, held: list[Held], message: str
+) -> None:
+    with pytest.raises(RestoreRefusedError, match=message):
+        heights.require_elsewhere([Copy(role, f"{role}3", {CHANNEL: height})], held)
+
+
+def test_peers_are_held_against_orderers_above_them_and_not_against_other_peers() -> None:
+    kept = [Copy(PEER, "peer3", {CHANNEL: 74})]
+
+    assert heights.require_elsewhere(kept, [*elsewhere(ORDERER, 77), *elsewhere(PEER, 99)]) == [
+        "vps4 orderer-ledger: 20260909_050000 belongs together with this"
+    ]
