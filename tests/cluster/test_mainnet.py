@@ -217,7 +217,7 @@ def test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_fig
         found = re.search(row, page)
         assert found, page
         steps.append((int(found[1]), data_type))
-    assert [name for _, name in sorted(steps)][0] == "k8s-manifests"
+    assert min(steps)[1] == "k8s-manifests"
     assert (sql("select pg_postmaster_start_time()"), redis("DBSIZE")) == live
 
 
