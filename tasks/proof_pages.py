@@ -20,8 +20,8 @@ def health_page(conditions: Sequence[Condition], findings: Sequence[Finding], se
     lines += [
         *_finding_rows(findings),
         (
-            "| | promise | newest good copy | age | at most | size | usually | copies | held "
-            "| restored to scratch | RTO | at most |"
+            "| | promise | newest good copy | age | RPO | size | usually | copies | held "
+            "| restored to scratch | RTO | RTO promised |"
         ),
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -47,7 +47,7 @@ def drill_page(title: str, steps: Sequence[Step]) -> str:
         "",
         f"Back after {drill.total_seconds(steps):.0f} s, here. Beside the promises: {late} too old, {slow} too slow.",
         "",
-        "| | step | data type | snapshot | lost (RPO) | promised | back within (RTO) | promised | seen |",
+        "| | step | data type | snapshot | lost (RPO) | RPO promised | back within (RTO) | RTO promised | seen |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     numbered = sorted(enumerate(steps, 1), key=lambda one: (one[1].failure is None, not one[1].is_slow()))

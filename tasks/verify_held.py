@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import task
 
-from gxbackup import opening, restoring, verifying
+from gxbackup import layout, opening, restoring, verifying
 from gxbackup.health import Finding
 from gxbackup.model import Catalog, HeldSnapshot
 from gxbackup.restoring import Chosen
@@ -34,6 +34,7 @@ def open_held(held: Catalog, one: ToOpen, area: Path) -> str:
     try:
         restoring.fetch(host.remote(), chosen, area)
         files = [*restoring.sealed_files(artifact, area)]
-        return opening.open_artifact(artifact, files, host.identity_file(), area / "nowhere")
+        plain = area / Path(artifact.path).name.removesuffix(layout.SEALED_SUFFIX)
+        return opening.open_artifact(artifact, files, host.identity_file(), plain)
     finally:
         drop(area, [part.path for part in artifact.parts])
