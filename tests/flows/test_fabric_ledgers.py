@@ -13,11 +13,12 @@ import pytest
 
 from flows.backup_vps3 import backup_vps3
 from flows.backup_vps4 import backup_vps4
+from flows.check_backup_health import check_backup_health
 from flows.restore_orderer_ledger import restore_orderer_ledger
 from flows.restore_peer_ledger import restore_peer_ledger
 from gxbackup import catalog
 from gxbackup.adapters.volumes import Volume
-from gxbackup.errors import IncompleteBackupError, RemoteError, RestoreRefusedError
+from gxbackup.errors import IncompleteBackupError, RemoteError, RestoreRefusedError, UnprovenError
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.model import Manifest
@@ -32,7 +33,7 @@ POD = "peer0-org1-0"
 
 
 class Ledgers:
-    """An estate whose servers promise ledgers alone; each is played with a stopped node of its own."""
+    """An estate of servers that promise ledgers alone; each is played with a stopped node of its own."""
 
     def __init__(self, place: Place, monkeypatch: pytest.MonkeyPatch, **roles: str) -> None:
         self.place = place
@@ -47,6 +48,8 @@ class Ledgers:
                 promise = document["servers"][server]["data_types"][f"{role}-ledger"]
                 promise["source"] = {**promise["source"], "node": "here"}
                 document["servers"][server]["data_types"] = {f"{role}-ledger": promise}
+            document["servers"] = {server: document["servers"][server] for server in roles}
+            document["watch"] = {}
 
         place.create(reduce)
 
@@ -192,8 +195,8 @@ def test_orderers_that_other_hosts_hold_at_another_height_alone_are_refused_with
     assert "vps4: its copies are not compared, they could not be listed: mainnet-vps4: listing" in caplog.text
 
 
-def test_a_peer_above_the_orderers_that_another_host_holds_is_refused_unless_orderers_run(
-    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_peer_above_the_orderers_that_another_host_holds_is_told_and_refused_unless_orderers_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ledgers = Ledgers(place, monkeypatch, vps3="peer", vps4="orderer")
     here = ledgers.node("peer", POD, tmp_path / "vps3", channel2=5)
@@ -203,9 +206,12 @@ def test_a_peer_above_the_orderers_that_another_host_holds_is_refused_unless_ord
     ledgers.play("vps3", here)
     backup_vps3()
 
+    with pytest.raises(UnprovenError, match="Fabric fabric"):
+        check_backup_health()
     with pytest.raises(RestoreRefusedError, match=f"peer {POD} is at height 5, orderer orderer1-0 only at 3"):
         restore_peer_ledger("vps3", mode="in-place", allow_older=True, approve=True)
     restore_peer_ledger("vps3", unmatched=True)
+    assert f"Fabric fabric: the newest copies do not belong together: channel channel2: peer {POD} is" in caplog.text
     here.volumes["orderer1-0"] = orderer.volumes["orderer1-0"]
     here.mounts["orderer1-0"] = "/elsewhere"  # it runs, and its volume is not on this node
     restore_peer_ledger("vps3")
