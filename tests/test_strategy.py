@@ -41,6 +41,7 @@ MAINNET, RESTORE = "tests/cluster/test_mainnet.py", "tests/flows/test_restore.py
 OBJECTS = "tests/cluster/test_kubernetes_objects_whole.py"
 POSTGRES = "tests/cluster/test_postgres_pods.py"
 DRIVERS = "tests/cluster/test_driver_volumes.py"
+LEDGERS = "tests/flows/test_fabric_ledgers.py"
 FIVE_HOSTS = "tests/integration/test_five_hosts.py"
 HOST_CONFIG = (f"{RESTORE}::test_host_config_comes_back_file_by_file_and_nothing_is_deleted",)
 DRILL = f"{MAINNET}::test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_figures"
@@ -81,6 +82,7 @@ ROWS = (
     )),
     Row("Orderer Ledger", LEDGER_NODES, "orderer-ledger", 24, 30, "restore-orderer-ledger", (
         "tests/cluster/test_fabric_pods.py::test_a_destroyed_orderer_comes_back_with_its_raft_log",
+        f"{LEDGERS}::test_orderers_come_back_where_another_host_holds_them_at_the_same_height",
     )),
     Row("Peer Ledger", LEDGER_NODES, "peer-ledger", 24, 30, "restore-peer-ledger", (
         "tests/cluster/test_fabric_pods.py::test_a_running_peer_is_kept_on_two_days_and_comes_back_at_its_height",
