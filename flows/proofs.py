@@ -23,7 +23,14 @@ from tasks.catalogs import list_catalog
 from tasks.policy import speak_plainly
 from tasks.proof_pages import health_page, verdict, verification_page
 from tasks.proofs import look_at_past, read_proofs, record_proofs
-from tasks.surroundings import look_at_clock, look_at_cronjob, look_at_pools, look_at_remote, look_at_staging
+from tasks.surroundings import (
+    look_at_clock,
+    look_at_cronjob,
+    look_at_login,
+    look_at_pools,
+    look_at_remote,
+    look_at_staging,
+)
 from tasks.verify_held import open_held, verify_hashes
 
 DAY_HOURS = 24
@@ -154,6 +161,9 @@ def _look_around(conditions: tuple[Condition, ...], found: list[Finding]) -> Sur
         remote = look_at_remote()
         newest = [one for one in conditions if one.age_hours is not None and one.age_hours <= DAY_HOURS]
         found += watch.remote_findings(remote, sum(one.size_bytes for one in newest))
+    with checking("login of the remote", found):
+        if (login := look_at_login()) is not None:
+            found += watch.login_findings(login, now)
     for wanted in host.inventory().watch.cronjobs:
         with checking(_cronjob_subject(wanted), found):
             cronjobs.append(look_at_cronjob(wanted.namespace, wanted.name))

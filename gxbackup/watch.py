@@ -43,6 +43,16 @@ class Room(Frozen):
     free_bytes: int | None
 
 
+class Login(Frozen):
+    """How a remote lets us in by a token."""
+
+    remote: str
+    kind: str = Field(description="of rclone's backends: drive, dropbox, …")
+    renews: bool = Field(description="whether rclone can get the next token by itself")
+    expires_at: datetime | None = Field(description="when this one ends; None: not told")
+    has_own_client: bool = Field(description="whether the client id is the operator's own, not rclone's shared one")
+
+
 class Surroundings(Frozen):
     """All that was seen beside the catalogs; None for what was not looked at, or could not be."""
 
@@ -88,6 +98,20 @@ def remote_findings(room: Room, last_day_bytes: int) -> list[Finding]:
     level = "failing" if used >= REMOTE_FULL or room.free_bytes <= last_day_bytes else "warning"
     message = f"{used:.0%} full: {room.free_bytes} bytes free{days}"
     return [Finding(level=level, subject="remote", message=message, runbook="alert-BackupRemoteAlmostFull")]
+
+
+def login_findings(login: Login, now: datetime) -> list[Finding]:
+    """Tell where the remote's token cannot be renewed, or stands on a client id that is not the operator's."""
+    subject = f"login of {login.remote}"
+    if not login.renews:
+        ends = f"ends at {login.expires_at:%Y-%m-%d %H:%M} UTC" if login.expires_at else "may end at any time"
+        if login.expires_at is not None and login.expires_at <= now:
+            ends = f"ended at {login.expires_at:%Y-%m-%d %H:%M} UTC"
+        return [_failing(subject, f"its token {ends} and cannot be renewed", RUNBOOK)]
+    if login.kind == "drive" and not login.has_own_client:
+        message = "stands on rclone's shared client id, which stops working during 2026"
+        return [Finding(level="warning", subject=subject, message=message, runbook=RUNBOOK)]
+    return []
 
 
 def pool_findings(pools: Mapping[str, str]) -> list[Finding]:

@@ -9,10 +9,10 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
 from gxbackup import clock
-from gxbackup.adapters import cronjobs
+from gxbackup.adapters import cronjobs, rclone_login
 from gxbackup.errors import SetupError
 from gxbackup.staging import staging_root
-from gxbackup.watch import CronJobSeen, Room
+from gxbackup.watch import CronJobSeen, Login, Room
 from tasks import host
 from tasks.policy import ONCE
 from tasks.survey import prefect_server_time
@@ -36,6 +36,12 @@ def look_at_remote() -> Room:
     """Ask the remote what is free; some do not tell."""
     quota = host.remote().about()
     return Room(total_bytes=quota.total_bytes, free_bytes=quota.free_bytes)
+
+
+@task(task_run_name="login of the remote", **ONCE)
+def look_at_login() -> Login | None:
+    """Read from rclone's configuration how the remote lets us in; None where by no token."""
+    return rclone_login.look(host.inventory().remote.path)
 
 
 @task(task_run_name="workers", **ONCE)

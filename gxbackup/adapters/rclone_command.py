@@ -81,7 +81,7 @@ def program(beside: Path) -> str:
     pinned = beside / "rclone"
     found = str(pinned) if os.access(pinned, os.X_OK) else process.find_program("rclone", _INSTALL)
     try:
-        said = process.run([found, "version"], timeout_seconds=30, env=_environment()).stdout.decode("utf-8", "replace")
+        said = process.run([found, "version"], timeout_seconds=30, env=environment()).stdout.decode("utf-8", "replace")
     except CommandError as error:
         raise SetupError(error.message, _INSTALL) from None
     seen = re.match(r"rclone v(\d+)\.(\d+)", said)
@@ -91,7 +91,8 @@ def program(beside: Path) -> str:
     return found
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return what rclone may know of this process's environment: proxies, credentials, settings that hide no file."""
     return {
         name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name) and not _KEPT_BACK.match(name)
     }
@@ -123,9 +124,7 @@ class Rclone:
             limit_seconds = min(limit_seconds, at_most_seconds)
         argv = [self._program(), *_COMMON, *_SOON, *words, *(("--files-from-raw", "-") if names else ())]
         try:
-            done = process.run(
-                argv, timeout_seconds=limit_seconds, stdin=_lines(names), env=_environment(), check=False
-            )
+            done = process.run(argv, timeout_seconds=limit_seconds, stdin=_lines(names), env=environment(), check=False)
         except CommandError:
             raise RemoteError(
                 f"{what}: expected an answer within {limit_seconds} s, seen none",
@@ -155,7 +154,7 @@ class Rclone:
         with (
             self._file(_lines(names)) as listed,
             self._file() as printed,
-            process.start(argv, stdin=listed, stdout=printed, stderr=subprocess.PIPE, env=_environment()) as child,
+            process.start(argv, stdin=listed, stdout=printed, stderr=subprocess.PIPE, env=environment()) as child,
         ):
             for line in self._watched(what, child):
                 if line.stats is None:
@@ -209,7 +208,7 @@ class Rclone:
         with (
             self._file(_lines(names)) as listed,
             self._file() as said,
-            process.start(argv, stdin=listed, stdout=subprocess.PIPE, stderr=said, env=_environment()) as child,
+            process.start(argv, stdin=listed, stdout=subprocess.PIPE, stderr=said, env=environment()) as child,
         ):
             assert child.stdout is not None
             pipe = _Pipe(cast(io.FileIO, child.stdout), what, self._settings.stall_timeout_seconds)

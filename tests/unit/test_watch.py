@@ -1,15 +1,18 @@
-"""What is found wrong beside the backups: CronJobs, room, workers, the clock."""
+"""What is found wrong beside the backups: CronJobs, room, workers, the clock, the login."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from gxbackup import watch
-from gxbackup.errors import RemoteError
+from gxbackup.adapters import rclone_login
+from gxbackup.errors import RemoteError, SetupError
 from gxbackup.health import Finding
-from gxbackup.watch import CronJobSeen, Room
+from gxbackup.watch import CronJobSeen, Login, Room
 
 GIB = 1024**3
 NOON = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
@@ -78,6 +81,46 @@ def test_the_remote_has_room_for_another_day(total: int | None, free: int | None
     room = Room(total_bytes=total and total * GIB, free_bytes=free and free * GIB)
 
     assert levels(watch.remote_findings(room, 2 * GIB)) == expected
+
+
+@pytest.mark.parametrize(
+    ("renews", "own", "kind", "expected"),
+    [(True, True, "drive", []), (True, False, "drive", ["warning"]), (True, False, "dropbox", []),
+     (False, True, "drive", ["failing"])],
+)  # fmt: skip
+def test_a_login_that_will_end_is_told(renews: bool, own: bool, kind: str, expected: list[str]) -> None:
+    login = Login(remote="gdrive-backup", kind=kind, renews=renews, expires_at=NOON, has_own_client=own)
+
+    assert levels(watch.login_findings(login, NOON)) == expected
+
+
+def test_a_login_is_read_from_rclones_own_configuration_through_a_crypt_and_gives_no_secret_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = {"access_token": "hidden", "refresh_token": "1//hidden", "expiry": "2026-11-28T11:00:00.123456789+01:00"}
+    (tmp_path / "rclone.conf").write_text(
+        f"[gdrive-backup]\ntype = drive\nscope = drive.file\ntoken = {json.dumps(token)}\n"
+        "[sealed]\ntype = crypt\nremote = gdrive-backup:gx\n"
+        '[once]\ntype = drive\nclient_id = ours\ntoken = {"access_token": "hidden"}\n'
+        "[robot]\ntype = drive\nservice_account_file = /etc/robot.json\n"
+        "[torn]\ntype = drive\ntoken = {hidden\n"
+    )
+    monkeypatch.setenv("RCLONE_CONFIG", str(tmp_path / "rclone.conf"))
+
+    seen = rclone_login.look("sealed:gx-backups")
+
+    assert seen is not None
+    assert (seen.remote, seen.kind, seen.renews, seen.has_own_client) == ("gdrive-backup", "drive", True, False)
+    assert seen.expires_at is not None
+    assert seen.expires_at.astimezone(UTC).hour == 10
+    assert "hidden" not in repr(seen)
+    once = rclone_login.look("once:gx")
+    assert once is not None
+    assert (once.renews, once.has_own_client) == (False, True)
+    assert [rclone_login.look(path) for path in ("robot:gx", "/srv/backups", "unknown:x")] == [None, None, None]
+    with pytest.raises(SetupError, match="rclone remote torn: its token cannot be read") as torn:
+        rclone_login.look("torn:gx")
+    assert "hidden" not in str(torn.value)
 
 
 def test_a_pool_without_a_worker_is_failing_and_a_paused_one_is_told() -> None:
