@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from gxbackup.adapters.places import STDERR_KEPT_BYTES, ExecPlace
+from gxbackup.adapters.tls import SharedTls
 from gxbackup.adapters.transfer import CHUNK_BYTES
 from gxbackup.errors import CollectError, CommandError
 from gxbackup.ports import Running
@@ -78,6 +80,8 @@ class PodPlace(ExecPlace):
         except (OSError, WebSocketException) as error:
             raise CommandError(f"{self.name}: the API server cannot be reached: {error}") from None
         connection = client.sock
+        if isinstance(connection.sock, ssl.SSLSocket):
+            connection.sock = SharedTls(connection.sock)
         connection.settimeout(SILENCE_SECONDS)
         return connection
 

@@ -200,8 +200,9 @@ def test_the_page_beside_the_snapshot_brings_the_databases_back_with_nothing_of_
     assert restored == tables()
 
 
+@pytest.mark.usefixtures("snapshot")
 def test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_figures(
-    caplog: pytest.LogCaptureFixture, snapshot: str
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     live = (sql("select pg_postmaster_start_time()"), redis("DBSIZE"))
 
@@ -213,7 +214,8 @@ def test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_fig
     assert "0 too old, 0 too slow" in page
     steps = []
     for data_type in PROTECTED:
-        row = rf"\| 🟢 well \| (\d+) \| mainnet {data_type} \| {snapshot} \| [\d.]+ h \| \d+ h \| [\d.]+ s \| 4 h \| \S"
+        row = rf"\| 🟢 well \| (\d+) \| mainnet {data_type} \| \d{{8}}_\d{{6}} \| "
+        row += r"[\d.]+ h \| \d+ h \| [\d.]+ s \| 4 h \| \S"
         found = re.search(row, page)
         assert found, page
         steps.append((int(found[1]), data_type))
