@@ -96,8 +96,9 @@ class LedgerRestore:
         self.stop()
         try:
             with self._reached() as folder:
-                self._require_consent(folder)
                 exchange.folder, touched = str(folder), True
+                exchange.recover()  # what a killed restore half moved counts as what is there
+                self._require_consent(folder)
                 self._unpack(exchange)
                 exchange.exchange()
                 exchanged = True

@@ -311,6 +311,22 @@ def test_an_older_ledger_over_a_newer_one_wants_a_word(peer: LocalCluster, tmp_p
     assert blocks.read_chain(peer.volumes[PEER] / files.CHAINS["peer"] / "channel2").height == 5
 
 
+def test_what_a_killed_restore_half_moved_is_put_back_before_it_is_asked_whether_it_is_newer(
+    peer: LocalCluster, tmp_path: Path
+) -> None:
+    volume = peer.volumes[PEER]
+    plain = capture(peer, tmp_path / "day 0")
+    BlockWriter(volume / files.CHAINS["peer"] / "since").append(1)
+    (volume / ".gxbackup-undo").mkdir()
+    (volume / "ledgersData").rename(volume / ".gxbackup-undo" / "ledgersData")
+
+    with pytest.raises(RestoreError, match="as it was, and started again.*since: 1 there, not in the backup"):
+        SOURCES["peer"].apply(peer.host(), work(tmp_path, plain))
+
+    assert blocks.read_chains(volume / files.CHAINS["peer"])["since"].height == 1
+    assert list(volume.glob(".gxbackup-*")) == []
+
+
 def test_a_channel_created_since_the_backup_wants_a_word_too(peer: LocalCluster, tmp_path: Path) -> None:
     plain = capture(peer, tmp_path / "day 0")
     grow(peer)
