@@ -6,6 +6,7 @@ import json
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -176,16 +177,22 @@ def test_nothing_at_all_is_no_backup(server: FaultyApiServer) -> None:
         read(capture)
 
 
-def test_no_api_server_is_an_error_that_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def gone_api_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Turn to an API server that nobody is any more; the port is kept, so that nobody else takes it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with faulty_api_server(tmp_path) as (started, kubeconfig):
+        with faulty_api_server(folder) as (started, kubeconfig):
             port = started.server_address[1]
         kubeconfig.write_text(kubeconfig.read_text().replace(str(port), str(taken.getsockname()[1])))
         turn_to(kubeconfig, monkeypatch)
+        yield
 
-        with pytest.raises(CollectError, match="kubernetes API /version: the API server cannot be reached") as caught:
-            collect()
+
+def test_no_api_server_is_an_error_that_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "kubernetes API /version: the API server cannot be reached"
+    with gone_api_server(tmp_path, monkeypatch), pytest.raises(CollectError, match=said) as caught:
+        collect()
 
     assert caught.value.retryable
     assert "KUBECONFIG" in caught.value.hints[0]
@@ -257,13 +264,7 @@ def test_on_a_blank_machine_both_forms_prove_themselves_and_it_says_that_no_serv
 def test_an_api_server_that_is_gone_as_in_a_disaster_fails_no_rehearsal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        with faulty_api_server(tmp_path) as (started, kubeconfig):
-            port = started.server_address[1]
-        kubeconfig.write_text(kubeconfig.read_text().replace(str(port), str(taken.getsockname()[1])))
-        turn_to(kubeconfig, monkeypatch)
-
+    with gone_api_server(tmp_path, monkeypatch):
         told = KubernetesObjects().rehearse(host(), snapshot(tmp_path / "work", held(), cleaned()))
 
     assert told[2].startswith("no API server judged them, GX_SCRATCH_KUBECONFIG names none: kubernetes API /version: ")
