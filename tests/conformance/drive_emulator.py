@@ -37,6 +37,13 @@ class RefusalError(Exception):
         self.status, self.reason, self.message = status, reason, message or reason
 
 
+class _Tunnel(ssl.SSLSocket):
+    """A TLS socket that ends closed. Python 3.11 leaves it open where the client's reset came before the handshake."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -61,9 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
         # A client that was killed leaves a broken pipe behind; that is what some tests are about.
         try:
             super().finish()
-            self.connection.close()
         except OSError:
             self.close_connection = True
+        finally:
+            self.connection.close()
 
     def handle_one_request(self) -> None:
         try:
@@ -221,6 +229,7 @@ class Emulator(ThreadingHTTPServer):
         self.ending = threading.Event()
         self.ca_file, chain = _certificates(folder)
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.sslsocket_class = _Tunnel
         self.tls.load_cert_chain(chain)
 
     def environment(self) -> dict[str, str]:

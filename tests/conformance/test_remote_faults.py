@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import struct
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -292,3 +295,20 @@ def test_what_an_operator_set_for_his_own_rclone_hides_and_skips_nothing(
 
     assert [file.path for file in remote.list_files("")] == ["s/d/file"]
     assert seen[-1].transferred_bytes == 1
+
+
+def test_a_client_that_resets_before_the_handshake_leaves_no_socket_of_the_emulator_open(
+    drive: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    threads = threading.active_count()
+    for _ in range(40):
+        with socket.create_connection(("127.0.0.1", drive.server_port)) as client:
+            client.sendall(b"CONNECT www.googleapis.com:443 HTTP/1.1\r\n\r\n")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end = time.monotonic() + 20
+    while threading.active_count() > threads and time.monotonic() < end:
+        time.sleep(0.02)
+    assert threading.active_count() <= threads
+    assert told == []
