@@ -222,6 +222,7 @@ class Emulator(ThreadingHTTPServer):
     """The proxy and the API behind it, on a free port of loopback."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
