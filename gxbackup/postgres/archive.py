@@ -35,6 +35,10 @@ class Archive(Frozen):
         assert isinstance(create, dict)
         return create
 
+    def in_tablespaces(self) -> dict[str, int]:
+        """Return how much of it lay in tablespaces of their own, by name."""
+        return dict(self.evidence.get("tablespaces", {}))
+
     def size_bytes(self) -> int:
         """Return how large the database was on its server's disk."""
         return int(self.evidence["size_bytes"])

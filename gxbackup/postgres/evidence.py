@@ -42,6 +42,11 @@ _ROLES = """SELECT rolname, concat_ws(' ', CASE WHEN rolsuper THEN 'superuser' E
   FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY rolname;"""
 _DATABASE = """SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), pg_database_size(oid)
   FROM pg_database WHERE datname = current_database();"""
+# What lies in folders of its own: a disk that the server's own folder need not be on.
+_TABLESPACES = """SELECT spcname, coalesce(sum(pg_relation_size(c.oid)), 0) FROM pg_class c
+  JOIN pg_database ON datname = current_database()
+  JOIN pg_tablespace s ON s.oid = CASE reltablespace WHEN 0 THEN dattablespace ELSE reltablespace END
+  WHERE relkind IN ('r', 'i', 't', 'm', 'S') AND spcname !~ '^pg_' GROUP BY 1 ORDER BY 1;"""
 _KINDS = ("tables", "sequences", "extensions", "objects", "large_objects")
 
 
@@ -68,6 +73,7 @@ def take(session: Session) -> Evidence:
         "owner": _shown(owner),
         "encoding": encoding,
         "size_bytes": int(size_bytes),
+        "tablespaces": {_shown(name): int(in_it) for name, in_it in session.ask(_TABLESPACES, 2)},
         "tables": {_shown(name): int(rows) for name, rows in session.ask(_ROWS, 2)},
         "sequences": {_shown(name): {"next": int(at), "step": int(step)} for name, at, step in sequences},
         "extensions": {_shown(name): version for name, version in extensions},

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from gxbackup.errors import BackupError, CommandError, RestoreRefusedError
+from gxbackup.errors import BackupError, CollectError, CommandError, RestoreRefusedError
 from gxbackup.model import Frozen
 from gxbackup.postgres.script import of_database, unquoted
 from gxbackup.postgres.server import Server, connection, explained
@@ -35,6 +35,8 @@ _PREPARE = """umask 077; cd "${TMPDIR:-/tmp}" || exit
 find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && mktemp -d "$PWD/$1XXXXXXXX" && nproc &&
 df -Pk "$2" && df -Pk ."""
 _KEEP = 'cat >"$1"'
+# `Filesystem 1024-blocks Used Available Capacity Mounted on`; the first and the last may hold spaces.
+_DISK = re.compile(r" (\d+) +\d+ +(\d+) +\S+ +(/.*)$")
 # pg_restore stops reading behind what it was asked for.
 _STREAMED = '"$@" && exec cat >/dev/null'
 # `3436; 0 0 COMMENT - DATABASE app app`, `3435; 1262 16386 DATABASE - app app`: numbers, kind, what it is about.
@@ -49,6 +51,13 @@ class Room(Frozen):
 
     folder: str
     to_come_bytes: int
+
+
+class Disk(Frozen):
+    """A disk of the place: which of the folders asked for lie on it, and how much room it has."""
+
+    folders: tuple[str, ...]
+    free_bytes: int
 
 
 def load(server: Server, file: Path, database: str, table: str | None, room: Room) -> str:
@@ -80,16 +89,23 @@ def load(server: Server, file: Path, database: str, table: str | None, room: Roo
     return "".join(f"{statement};\n" for statement in of_database(script))
 
 
-def free_bytes(server: Server, folder: str) -> int:
-    """Return how much room the disk of a folder of the place has."""
-    told = server.place.run(["df", "-Pk", folder], timeout_seconds=60).text().splitlines()
-    return _disk_bytes(told[-1])[1]
+def disks(server: Server, folders: Sequence[str]) -> list[Disk]:
+    """Return the disks that folders of the place lie on, and how much room each has."""
+    told = server.place.run(["df", "-Pk", *folders], timeout_seconds=60).text().splitlines()[-len(folders) :]
+    found: dict[str, Disk] = {}
+    for folder, line in zip(folders, told, strict=True):
+        _, free_bytes, mounted_on = _disk(line)
+        before = found[mounted_on].folders if mounted_on in found else ()
+        found[mounted_on] = Disk(folders=(*before, folder), free_bytes=free_bytes)
+    return [*found.values()]
 
 
-def _disk_bytes(told: str) -> tuple[int, int]:
-    """Return how large a disk is, and how much of it is free, as a line of `df -Pk` tells."""
-    words = told.split()
-    return int(words[-5]) * 1024, int(words[-3]) * 1024
+def _disk(told: str) -> tuple[int, int, str]:
+    """Return how large a disk is, how much of it is free, and where it is mounted, as a line of `df -Pk` tells."""
+    found = _DISK.search(told)
+    if found is None:
+        raise CollectError(f"df -Pk: expected a disk's size, room and folder, seen {told!r}")
+    return int(found[1]) * 1024, int(found[2]) * 1024, found[3]
 
 
 @contextmanager
@@ -102,10 +118,10 @@ def _prepared(server: Server, file: Path, room: Room) -> Iterator[tuple[str, int
     words = ["sh", "-c", _PREPARE, "sh", _PREFIX, room.folder]
     told = server.place.run(words, timeout_seconds=60).text().splitlines()
     folder = told[0]
-    size_bytes, free_bytes = _disk_bytes(told[-1])
+    size_bytes, free_bytes, _ = _disk(told[-1])
     needed_bytes = file.stat().st_size + SPARE_BYTES
     # A container's own files are an overlay, which names no device: what is as large as the server's disk lies on it.
-    if size_bytes == _disk_bytes(told[3])[0]:
+    if size_bytes == _disk(told[3])[0]:
         needed_bytes += room.to_come_bytes
     try:
         yield folder, min(JOBS_LIMIT, int(told[1])), free_bytes >= needed_bytes

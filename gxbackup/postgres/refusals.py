@@ -1,13 +1,23 @@
-"""What a restore is refused for before anything is made: an older server, a missing extension, no room."""
+"""What a restore is refused for before anything is made: an older server, a missing extension or folder, no room."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from gxbackup.errors import RestoreRefusedError
 from gxbackup.postgres import loading
 from gxbackup.postgres.archive import Archive
-from gxbackup.postgres.server import Overview, Server, major
+from gxbackup.postgres.server import Overview, Server, major, quoted_name
+
+# What CREATE TABLESPACE asks of a folder: that it is there, the server's own, and nobody's tablespace.
+_JUDGE = """data=$1 version=$2; shift 2
+for folder; do
+  if [ ! -d "$folder" ]; then echo 'none'
+  elif [ "$(stat -c %u "$folder")" != "$(stat -c %u "$data")" ]; then echo "one of $(stat -c %U "$folder")'s"
+  elif ls -d "$folder/PG_${version}_"* >/dev/null 2>&1; then echo 'one that a tablespace lies in already'
+  else echo; fi
+done"""
 
 
 def require_fit(seen: Overview, archives: Sequence[Archive]) -> None:
@@ -32,13 +42,37 @@ def to_come_bytes(seen: Overview, archives: Sequence[Archive]) -> int:
     return size_bytes + min(size_bytes, seen.wal_limit_bytes)
 
 
-def require_room(server: Server, seen: Overview, archives: Sequence[Archive]) -> None:
-    """Raise RestoreRefusedError where the server's disk cannot hold the databases beside the live ones."""
-    needed_bytes = to_come_bytes(seen, archives) + loading.SPARE_BYTES
-    free_bytes = loading.free_bytes(server, seen.data_directory)
-    if free_bytes < needed_bytes:
-        raise RestoreRefusedError(
-            f"{seen.label}: {seen.data_directory}: expected {needed_bytes} bytes free for the databases beside the "
-            f"live ones and for the log of filling them, seen {free_bytes}",
-            "make room, or put back one database after the other with `databases`",
-        )
+def require_folders(server: Server, seen: Overview, tablespaces: Mapping[str, str]) -> None:
+    """Raise RestoreRefusedError where the folder of a tablespace that has to be made cannot take it."""
+    if not tablespaces:
+        return
+    words = ["sh", "-c", _JUDGE, "sh", seen.data_directory, str(major(seen.version)), *tablespaces.values()]
+    told = server.place.run(words, timeout_seconds=60).text().split("\n")
+    for (name, folder), fault in zip(tablespaces.items(), told, strict=True):
+        if fault:
+            raise RestoreRefusedError(
+                f"{seen.label}: tablespace {name!r}: expected a folder {folder} there that is the server's own, "
+                f"seen {fault}",
+                f"make it there: mkdir -p '{folder}' && chown --reference='{seen.data_directory}' '{folder}'",
+                f"or let it lie elsewhere: CREATE TABLESPACE {quoted_name(name)} LOCATION '…'; "
+                "what is there is not made again",
+            )
+
+
+def require_room(server: Server, seen: Overview, archives: Sequence[Archive], tablespaces: Mapping[str, str]) -> None:
+    """Raise RestoreRefusedError where a disk of the server cannot hold its share of the databases beside the live."""
+    needed_bytes = defaultdict(int, {seen.data_directory: to_come_bytes(seen, archives) + loading.SPARE_BYTES})
+    folders = {**seen.tablespaces, **tablespaces}
+    for archive in archives:
+        for name, size_bytes in archive.in_tablespaces().items():
+            if folder := folders.get(name):
+                needed_bytes[seen.data_directory] -= size_bytes
+                needed_bytes[folder] += size_bytes
+    for disk in loading.disks(server, list(needed_bytes)):
+        needed = sum(needed_bytes[folder] for folder in disk.folders)
+        if disk.free_bytes < needed:
+            raise RestoreRefusedError(
+                f"{seen.label}: {', '.join(disk.folders)}: expected {needed} bytes free for the databases beside the "
+                f"live ones and for the log of filling them, seen {disk.free_bytes}",
+                "make room, or put back one database after the other with `databases`",
+            )

@@ -20,6 +20,8 @@ from gxbackup.postgres.script import NewRoles, lacking
 from gxbackup.postgres.server import Server, quoted_name, quoted_text
 
 NAMES_TOLD = 10
+# CREATE TABLESPACE wants a folder that is the server's own.
+_MAKE_FOLDER = 'mkdir -m 0700 "$1" && chown --reference="$2" "$1"'
 
 
 class Restore:
@@ -58,8 +60,8 @@ class Restore:
         """
         there = self.seen.databases
         wanted, left = self._wanted()
-        new = self._new_roles()
-        self._refuse(wanted)
+        new = self._new_roles(wanted)
+        self._refuse(wanted, new)
         lines = left
         if new.roles or new.tablespaces:
             lines.append(f"made: roles and tablespaces {', '.join([*new.roles, *new.tablespaces])}")
@@ -85,8 +87,8 @@ class Restore:
         when the names were just exchanged, the RestoreError says that the outcome is unknown, and nothing is dropped.
         """
         wanted, said = self._wanted()
-        self._refuse(wanted)
-        new = self._new_roles()
+        new = self._new_roles(wanted)
+        self._refuse(wanted, new)
         made: list[str] = []
         properties: list[str] = []
         try:
@@ -148,18 +150,23 @@ class Restore:
                 wanted.append(archive)
         return wanted, left
 
-    def _refuse(self, archives: Sequence[Archive]) -> None:
+    def _refuse(self, archives: Sequence[Archive], new: NewRoles) -> None:
         refusals.require_fit(self.seen, archives)
         if not self.is_scratch:
-            refusals.require_room(self.server, self.seen, archives)
+            refusals.require_folders(self.server, self.seen, new.tablespaces)
+            refusals.require_room(self.server, self.seen, archives, new.tablespaces)
 
     def _room(self, to_come: Sequence[Archive]) -> loading.Room:
         bytes_to_come = refusals.to_come_bytes(self.seen, to_come)
         return loading.Room(folder=self.seen.data_directory, to_come_bytes=bytes_to_come)
 
-    def _new_roles(self) -> NewRoles:
+    def _new_roles(self, wanted: Sequence[Archive]) -> NewRoles:
         location = self._location if self.is_scratch else None
-        return lacking(self.script, self.seen.roles, self.seen.tablespaces, location)
+        needed = None
+        if self.named or self.to is not None:  # an older snapshot does not tell: then all are made
+            told = all("tablespaces" in archive.evidence for archive in wanted)
+            needed = {name for archive in wanted for name in archive.in_tablespaces()} if told else None
+        return lacking(self.script, self.seen.roles, self.seen.tablespaces, location, needed)
 
     def _location(self, tablespace: str) -> str:
         assert self.tablespace_folder
@@ -171,7 +178,7 @@ class Restore:
                 self.home, "BEGIN;\n" + "".join(f"{each};\n" for each in new.role_statements) + "COMMIT;\n"
             )
         for name in new.tablespaces if self.is_scratch else ():
-            self.server.run(["mkdir", "-m", "0777", self._location(name)])
+            self.server.run(["sh", "-c", _MAKE_FOLDER, "sh", self._location(name), str(self.tablespace_folder)])
         for statement in new.tablespace_statements:
             self.server.script(self.home, f"{statement};\n")
 

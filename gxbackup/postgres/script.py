@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 
+from pydantic import Field
+
 from gxbackup.model import Frozen
+from gxbackup.postgres.server import quoted_text
 
 _NAME = r'("(?:[^"]|"")+"|[^\s";]+)'
 _ABOUT_ROLE = re.compile(rf"(?:CREATE ROLE|ALTER ROLE|COMMENT ON ROLE|SECURITY LABEL .*? ON ROLE) {_NAME}", re.DOTALL)
 _MEMBER = re.compile(rf"GRANT {_NAME} TO {_NAME}(?: |$)")
 _TABLESPACE = re.compile(rf"(?:CREATE|ALTER|COMMENT ON) TABLESPACE {_NAME}|GRANT .*? ON TABLESPACE {_NAME}", re.DOTALL)
-_LOCATION = re.compile(r"(CREATE TABLESPACE .*? LOCATION )(?:'(?:[^']|'')*')", re.DOTALL)
+_LOCATION = re.compile(r"(CREATE TABLESPACE .*? LOCATION )([eE]?'(?:[^']|'')*')", re.DOTALL)
 _OF_A_DATABASE = re.compile(
     rf"ALTER DATABASE {_NAME} (?!OWNER TO )|ALTER ROLE {_NAME} IN DATABASE |COMMENT ON DATABASE |(GRANT|REVOKE) .*? ON "
     r"DATABASE |SECURITY LABEL .*? ON DATABASE |UPDATE pg_catalog\.pg_database ",
@@ -34,7 +37,7 @@ class NewRoles(Frozen):
     """What a server still lacks of a script's roles and tablespaces."""
 
     roles: tuple[str, ...]
-    tablespaces: tuple[str, ...]
+    tablespaces: dict[str, str] = Field(description="the folder of each")
     role_statements: tuple[str, ...]
     tablespace_statements: tuple[str, ...]
 
@@ -56,15 +59,16 @@ def lacking(
     roles: Collection[str],
     tablespaces: Collection[str],
     location: Callable[[str], str] | None = None,
+    needed: Collection[str] | None = None,
 ) -> NewRoles:
     """
     Return what must be run so that roles and tablespaces that are not there are made; none that is there is touched.
 
     A role that exists keeps its password, rights and settings. A membership is granted where one of the two is new.
-    `location` says where a tablespace goes on a server whose folders are others.
+    `location` says where a tablespace goes on a server whose folders are others; `needed`: no other one is made.
     """
     new_roles: list[str] = []
-    new_tablespaces: list[str] = []
+    new_tablespaces: dict[str, str] = {}
     role_statements: list[str] = []
     tablespace_statements: list[str] = []
     for statement in statements(script):
@@ -77,18 +81,17 @@ def lacking(
             role_statements.append(statement)
         elif about := _TABLESPACE.match(statement):
             name = unquoted(about[1] or about[2])
-            if name in tablespaces:
+            if name in tablespaces or (needed is not None and name not in needed):
                 continue
-            if statement.startswith("CREATE"):
-                new_tablespaces.append(name)
-                if location is not None:
-                    statement = _located(statement, location(name))
+            if (made := _LOCATION.match(statement)) is not None:
+                new_tablespaces[name] = location(name) if location is not None else _text(made[2])
+                statement = f"{made[1]}{quoted_text(new_tablespaces[name])}"
             tablespace_statements.append(statement)
         elif (about := _MEMBER.match(statement)) and {unquoted(about[1]), unquoted(about[2])} & {*new_roles}:
             role_statements.append(statement)
     return NewRoles(
         roles=tuple(new_roles),
-        tablespaces=tuple(new_tablespaces),
+        tablespaces=new_tablespaces,
         role_statements=tuple(role_statements),
         tablespace_statements=tuple(tablespace_statements),
     )
@@ -104,6 +107,8 @@ def unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
-def _located(statement: str, folder: str) -> str:
-    escaped = folder.replace("'", "''")
-    return _LOCATION.sub(lambda found: f"{found[1]}'{escaped}'", statement)
+def _text(literal: str) -> str:
+    """Return the text that an SQL string literal spells."""
+    if literal.startswith("'"):
+        return literal[1:-1].replace("''", "'")
+    return literal[2:-1].replace("''", "'").replace("\\\\", "\\")

@@ -38,7 +38,8 @@ _DATABASES = """SELECT to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyi
 _FACTS = """SELECT jsonb_build_object('version', current_setting('server_version'), 'home', current_database(),
   'data_directory', current_setting('data_directory', true),
   'wal_limit_bytes', pg_size_bytes(current_setting('max_wal_size')),
-  'roles', (SELECT jsonb_agg(rolname) FROM pg_roles), 'tablespaces', (SELECT jsonb_agg(spcname) FROM pg_tablespace),
+  'roles', (SELECT jsonb_agg(rolname) FROM pg_roles),
+  'tablespaces', (SELECT jsonb_object_agg(spcname, pg_tablespace_location(oid)) FROM pg_tablespace),
   'extensions', (SELECT jsonb_agg(name) FROM pg_available_extensions));"""
 # What PostgreSQL's programs say → what a person can do, and whether trying again can help.
 _EXPLAINED: tuple[tuple[str, str, bool], ...] = (
@@ -136,7 +137,7 @@ class Overview:
     data_directory: str
     wal_limit_bytes: int
     roles: list[str]
-    tablespaces: list[str]
+    tablespaces: dict[str, str]
     extensions: list[str]
     databases: dict[str, dict[str, Any]]
 

@@ -57,7 +57,7 @@ def test_only_roles_that_are_not_there_are_made() -> None:
         'ALTER ROLE "re;ad ""er" WITH NOLOGIN',
         'GRANT "re;ad ""er" TO app GRANTED BY postgres',
     )
-    assert new.tablespaces == ("fast",)
+    assert new.tablespaces == {"fast": "/mnt/f'ast"}
     assert len(new.tablespace_statements) == 3
 
 
