@@ -41,6 +41,9 @@ MAINNET, RESTORE = "tests/cluster/test_mainnet.py", "tests/flows/test_restore.py
 OBJECTS = "tests/cluster/test_kubernetes_objects_whole.py"
 POSTGRES = "tests/cluster/test_postgres_pods.py"
 DRIVERS = "tests/cluster/test_driver_volumes.py"
+LEDGER_FLOWS = (
+    "tests/cluster/test_ledger_flows.py::test_destroyed_nodes_come_back_with_equal_heights_and_commit_the_next_blocks"
+)
 LEDGERS = "tests/flows/test_fabric_ledgers.py"
 FIVE_HOSTS = "tests/integration/test_five_hosts.py"
 HOST_CONFIG = (f"{RESTORE}::test_host_config_comes_back_file_by_file_and_nothing_is_deleted",)
@@ -78,18 +81,18 @@ ROWS = (
     )),
     Row("Fabric Crypto Materials", ("mainnet", "vps2"), "fabric-crypto", 24, 90, "restore-fabric-crypto", (
         f"{MAINNET}::test_a_ca_whose_keys_are_gone_comes_back",
-        "tests/cluster/test_fabric_pods.py::test_secrets_come_back_as_they_were_and_what_was_overwritten_is_kept",
+        "tests/cluster/test_fabric_secrets.py::test_secrets_come_back_as_they_were_and_what_was_overwritten_is_kept",
     )),
     Row("Orderer Ledger", LEDGER_NODES, "orderer-ledger", 24, 30, "restore-orderer-ledger", (
-        "tests/cluster/test_fabric_pods.py::test_a_destroyed_orderer_comes_back_with_its_raft_log",
+        LEDGER_FLOWS,
         f"{LEDGERS}::test_orderers_come_back_where_another_host_holds_them_at_the_same_height",
     )),
     Row("Peer Ledger", LEDGER_NODES, "peer-ledger", 24, 30, "restore-peer-ledger", (
-        "tests/cluster/test_fabric_pods.py::test_a_running_peer_is_kept_on_two_days_and_comes_back_at_its_height",
+        LEDGER_FLOWS,
         f"{DRIVERS}::test_a_volume_of_another_driver_is_kept_on_two_days_and_comes_back_at_its_height",
     )),
     Row("Chaincode Packages", ("mainnet",), "chaincode-packages", 168, 90, "restore-chaincode", (
-        "tests/cluster/test_fabric_pods.py::test_a_peer_gets_its_chaincode_back_and_is_started_again",
+        "tests/cluster/test_ledger_flows.py::test_a_peer_gets_its_chaincode_back_and_is_started_again",
     )),
     Row("K3s Config", HOSTS, "k3s-config", 24, 90, "restore-host-config", HOST_CONFIG),
     Row("etcd Snapshots", ("mainnet",), "etcd-snapshots", 24, 30, "restore-k3s-cluster", (

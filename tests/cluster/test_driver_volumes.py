@@ -20,8 +20,8 @@ from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.sources.ledger import Ledger
 from tests import fabric_network
+from tests.cluster.fabric_nodes import NODE, WRITES, node
 from tests.cluster.scratch_api import kubectl
-from tests.cluster.test_fabric_pods import NODE, WRITES, node
 from tests.fabric_network import CHANNEL, HEIGHT, BlockWriter
 from tests.integration.node import until
 from tests.opened import read, work

@@ -7,27 +7,29 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.backup_mainnet import backup_mainnet
 from flows.backup_mainnet_incremental import backup_mainnet_incremental
 from flows.drill_disaster_recovery import drill_disaster_recovery
+from flows.restore_ca_postgres import restore_ca_postgres
+from flows.restore_chaincode import restore_chaincode
 from flows.restore_fabric_crypto import restore_fabric_crypto
 from flows.restore_k8s_manifests import restore_k8s_manifests
 from flows.restore_mainnet_postgres import restore_mainnet_postgres
 from flows.restore_mainnet_redis import restore_mainnet_redis
 from gxbackup.adapters.cluster import Cluster
 from gxbackup.errors import IncompleteBackupError
-from gxbackup.model import Manifest
 from gxbackup.scratch.postgres import programs, running_postgres
+from tests.cluster import protected
+from tests.cluster.protected import ServerPlace, drop_redis_copies, drop_safety_copies, keys, rows
 from tests.cluster.scratch_api import kubectl
-from tests.flows.conftest import Place
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("prefect_server")]
 # The cluster's API server is not K3s, so that there is no datastore of K3s to save; it has no CouchDB.
 NOT_HERE = ("etcd-snapshots", "couchdb-fabric")
 PROTECTED = {
@@ -36,24 +38,18 @@ PROTECTED = {
 MEBIBYTE = 1024**2
 
 
-class MainNet(Place):
+class MainNet(ServerPlace):
     """An estate that plays vps3 and protects the test cluster as MainNet."""
 
     def create_mainnet(self) -> None:
-        def reduce(document: dict[str, Any]) -> None:
-            mainnet = document["servers"]["mainnet"]
+        def reduce(mainnet: dict[str, Any]) -> None:
             for name in NOT_HERE:
                 mainnet["data_types"].pop(name, None)
             mainnet["data_types"]["postgres-ca"]["source"].pop("docker_container")
             mainnet["data_types"]["fabric-crypto"]["source"]["cainfo_port"] = 0  # the stand-ins answer no /cainfo
             mainnet["prune_limit"] = 1
-            document["servers"] = {"mainnet": mainnet}
 
-        super(Place, self).create(reduce)
-        self.play("vps3")
-
-    def manifest(self, snapshot: str) -> Manifest:
-        return Manifest.model_validate_json((self.remote / "mainnet" / snapshot / "manifest.json").read_bytes())
+        self.protect("mainnet", "vps3", reduce)
 
     def sent_bytes(self, snapshot: str) -> int:
         return sum(file.stat().st_size for file in (self.remote / "mainnet" / snapshot).rglob("*") if file.is_file())
@@ -62,13 +58,11 @@ class MainNet(Place):
 @pytest.fixture(scope="module")
 def mainnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainNet]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         made = MainNet(tmp_path_factory.mktemp("mainnet"), patch)
         made.create_mainnet()
-        drop_safety_copies()  # of a run that was killed
-        with prefect_test_harness(server_startup_timeout=120):
-            yield made
-        drop_safety_copies()
+        drop_all_copies()  # of a run that was killed
+        yield made
+        drop_all_copies()
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +70,15 @@ def snapshot(mainnet: MainNet) -> str:
     return backup_mainnet()
 
 
-def sql(statement: str, database: str = "backend") -> str:
-    return kubectl(
-        "exec", "-n", "backend-mainnet", "postgres-0", "--",
-        "psql", "-U", "postgres", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement,
-    ).strip()  # fmt: skip
-
-
-def drop_safety_copies() -> None:
+def drop_all_copies() -> None:
     """Remove what restores in place left there: the cluster outlives the tests."""
-    for name in sql("select datname from pg_database where datname like '%\\_before\\_%'").splitlines():
-        sql(f'drop database "{name}" with (force)')
+    for namespace in ("backend-mainnet", "fabric"):
+        drop_safety_copies(namespace)
+    drop_redis_copies("backend-mainnet")
 
 
-def redis(*words: str) -> str:
-    return kubectl("exec", "-n", "backend-mainnet", "redis-0", "--", "redis-cli", *words).strip()
+sql = partial(protected.sql, "backend-mainnet", database="backend")
+redis = partial(protected.redis, "backend-mainnet")
 
 
 def tables() -> list[str]:
@@ -127,23 +115,23 @@ def test_a_change_is_sent_and_only_that(mainnet: MainNet) -> None:
 
 
 def test_a_destroyed_postgres_comes_back_row_for_row(mainnet: MainNet, snapshot: str) -> None:
-    before = {table: sql(f'select count(*) from "{table}"') for table in tables()}
+    before = rows("backend-mainnet", "backend")
     sql(";".join(f'drop table "{table}" cascade' for table in before))
 
     restore_mainnet_postgres(snapshot=snapshot, mode="in-place", approve=True)
 
     assert before
-    assert {table: sql(f'select count(*) from "{table}"') for table in tables()} == before
+    assert rows("backend-mainnet", "backend") == before
 
 
 def test_a_flushed_redis_comes_back_key_for_key(mainnet: MainNet, snapshot: str) -> None:
-    before = redis("DBSIZE")
+    before = keys("backend-mainnet", 0)
     redis("FLUSHALL")
 
     restore_mainnet_redis(snapshot=snapshot, mode="in-place", approve=True)
 
-    assert int(before) > 0
-    assert redis("DBSIZE") == before
+    assert before
+    assert keys("backend-mainnet", 0) == before
 
 
 def test_a_deleted_secret_comes_back_byte_for_byte(mainnet: MainNet, snapshot: str) -> None:
@@ -170,11 +158,38 @@ def test_a_ca_whose_keys_are_gone_comes_back(mainnet: MainNet, snapshot: str) ->
     assert Cluster().place("fabric", "ca-org1-0").run(digests, timeout_seconds=60).text() == before
 
 
+def test_a_table_and_a_database_of_the_cas_come_back_row_for_row(mainnet: MainNet, snapshot: str) -> None:
+    before = {database: rows("fabric", database) for database in ("ca_org1", "ca_tls")}
+    protected.sql("fabric", "drop table certificates", "ca_org1")
+    protected.sql("fabric", "drop database ca_tls with (force)")
+
+    restore_ca_postgres(snapshot=snapshot, mode="in-place", approve=True)
+
+    assert all(held["certificates"] for held in before.values())
+    assert {database: rows("fabric", database) for database in before} == before
+
+
+def test_a_peer_that_lost_a_package_and_has_a_damaged_one_gets_both_again(mainnet: MainNet, snapshot: str) -> None:
+    digests = ["sh", "-c", "cd /var/hyperledger/production/lifecycle/chaincodes && sha256sum -- *"]
+    place = Cluster().place("fabric", "peer0-org1-0")
+    before = place.run(digests, timeout_seconds=60).text()
+    lost, damaged = (
+        f"/var/hyperledger/production/lifecycle/chaincodes/{line.split()[1]}" for line in before.splitlines()
+    )
+    place.run(["sh", "-c", 'rm "$1" && truncate --size=100 "$2"', "sh", lost, damaged], timeout_seconds=60)
+
+    restore_chaincode(snapshot=snapshot, mode="scratch")
+    restore_chaincode(snapshot=snapshot, mode="in-place", approve=True)
+
+    assert Cluster().place("fabric", "peer0-org1-0").run(digests, timeout_seconds=60).text() == before
+
+
 def test_each_database_is_rehearsed_on_a_throwaway_server_by_one_command(mainnet: MainNet, snapshot: str) -> None:
     live = (sql("select pg_postmaster_start_time()"), redis("DBSIZE"))
 
     restore_mainnet_postgres(snapshot=snapshot, mode="scratch")
     restore_mainnet_redis(snapshot=snapshot, mode="scratch")
+    restore_ca_postgres(snapshot=snapshot, mode="scratch")
 
     assert (sql("select pg_postmaster_start_time()"), redis("DBSIZE")) == live
 
