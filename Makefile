@@ -25,10 +25,11 @@ demo: setup ## back up a website through Prefect, destroy it, restore it, compar
 	@$(PYTHON) scripts/demo.py
 
 test: setup ## all tests
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(TESTS)
 
 cluster-test: setup ## tests on a real Kubernetes, which CLUSTER/up starts and CLUSTER/deploy fills
-	@eval "$$($(CLUSTER)/up)" && GX_TICK=1 $(CLUSTER)/deploy && $(PYTHON) -m pytest -m cluster tests/cluster
+	@eval "$$($(CLUSTER)/up)" && GX_TICK=1 $(CLUSTER)/deploy && \
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m cluster tests/cluster
 
 check: setup ## style, types, imports, schedules against promises, deployments and docs
 	$(BIN)/ruff check .

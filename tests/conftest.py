@@ -8,14 +8,28 @@ from typing import TypeVar
 
 import pytest
 
+# These read or change the namespaces that play production in the cluster: never two of them at once.
+PRODUCTION = (
+    "test_mainnet.py", "test_kubernetes_objects_whole.py", "test_postgres_pods.py", "test_testnet.py",
+    "test_worker_rights.py",
+)  # fmt: skip
 # Begun last, one of these would run alone at the end, beside an idle processor.
-LONGEST = ("test_worker.py", "test_what_the_operator_sees.py", "test_five_hosts.py", "test_automations.py")
+LONGEST = (
+    "test_mainnet.py",
+    "test_worker.py",
+    "test_what_the_operator_sees.py",
+    "test_five_hosts.py",
+    "test_automations.py",
+)
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take longest first; all others stay in their order."""
+    """Put the files that take longest first, all others in their order; a file's tests stay together."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    for item in items:
+        group = "production" if item.path.name in PRODUCTION else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _no_skip(report: Report) -> Report:

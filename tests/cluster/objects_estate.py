@@ -98,6 +98,12 @@ def captured() -> tuple[bytes, StreamEnd]:
     return read(KubernetesObjects().collect(host(), "k8s-manifests")[0])
 
 
+def in_both_forms() -> tuple[tuple[bytes, StreamEnd], tuple[bytes, StreamEnd]]:
+    """Return the raw and the ready form of the cluster, both of one moment."""
+    raw, ready = KubernetesObjects().collect(host(), "k8s-manifests")
+    return read(raw), read(ready)
+
+
 def lines(plain: bytes | bytearray) -> list[dict[str, Any]]:
     return [json.loads(line) for line in plain.decode().splitlines()]
 

@@ -16,7 +16,7 @@ from gxbackup.ports import StreamEnd
 from gxbackup.sources.base import Work
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
 from tests.cluster.conftest import CuttableApi
-from tests.cluster.objects_estate import captured, host, lines, read, with_ready_form, work
+from tests.cluster.objects_estate import captured, host, in_both_forms, lines, read, with_ready_form, work
 from tests.cluster.scratch_api import ADMIN, kubectl, scratch_api_server
 from tests.kubeconfigs import turn_to
 
@@ -92,12 +92,12 @@ def test_a_cluster_that_has_not_changed_shows_no_difference(tmp_path: Path) -> N
     assert told[0].startswith("0 objects are added, 0 changed, "), told
 
 
-def test_a_rehearsal_lets_the_server_judge_every_object(capture: tuple[bytes, StreamEnd], tmp_path: Path) -> None:
-    ready = read(SOURCE.collect(host(), "k8s-manifests")[1])
+def test_a_rehearsal_lets_the_server_judge_every_object(tmp_path: Path) -> None:
+    raw, ready = in_both_forms()
 
-    told = SOURCE.rehearse(host(), with_ready_form(work(tmp_path / "work", *capture), *ready))
+    told = SOURCE.rehearse(host(), with_ready_form(work(tmp_path / "work", *raw), *ready))
 
-    assert told[0].startswith(f"{capture[1].evidence['objects_total']} objects, as many of each kind as were captured")
+    assert told[0].startswith(f"{raw[1].evidence['objects_total']} objects, as many of each kind as were captured")
     assert told[1].startswith(f"{ready[1].evidence['objects_total']} of them ready to apply")
     assert "accepted by the API server" in told[2]
     assert "gx-dry-run" not in kubectl(
@@ -106,13 +106,13 @@ def test_a_rehearsal_lets_the_server_judge_every_object(capture: tuple[bytes, St
 
 
 def test_the_drill_puts_every_object_on_a_scratch_server_and_removes_it_with_nothing_of_the_lost_cluster(
-    capture: tuple[bytes, StreamEnd], on_scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready = read(SOURCE.collect(host(), "k8s-manifests")[1])
+    raw, ready = in_both_forms()
     turn_to(tmp_path / "none", monkeypatch)
     before = names_on(on_scratch)
 
-    told = SOURCE.rehearse(host(), with_ready_form(work(tmp_path / "work", *capture), *ready))
+    told = SOURCE.rehearse(host(), with_ready_form(work(tmp_path / "work", *raw), *ready))
 
     total = ready[1].evidence["objects_total"]
     assert told[1].startswith(f"{total} of them ready to apply")
