@@ -18,6 +18,8 @@ for folder; do
   elif ls -d "$folder/PG_${version}_"* >/dev/null 2>&1; then echo 'one that a tablespace lies in already'
   else echo; fi
 done"""
+# An archive's magic, version and format.
+_HEAD_BYTES = 11
 
 
 def require_fit(seen: Overview, archives: Sequence[Archive]) -> None:
@@ -33,6 +35,24 @@ def require_fit(seen: Overview, archives: Sequence[Archive]) -> None:
             raise RestoreRefusedError(
                 f"{seen.label}: database {archive.database!r} needs the extensions {', '.join(missing)}, "
                 "which are not installed there"
+            )
+
+
+def require_pg_restore(server: Server, archives: Sequence[Archive]) -> None:
+    """Raise RestoreRefusedError where pg_restore there is older than the form of an archive: its pg_dump was newer."""
+    heads: dict[bytes, Archive] = {}
+    for archive in archives:
+        with archive.file.open("rb") as file:
+            heads.setdefault(file.read(_HEAD_BYTES), archive)
+    for head, archive in heads.items():
+        # Of a head alone it always complains, but of another thing where it is new enough.
+        words = server.argv(["pg_restore", "--list"])
+        said = server.place.run(words, timeout_seconds=60, stdin=head, check=False).complaint()
+        if "unsupported version" in said:
+            raise RestoreRefusedError(
+                f"{server.place.name}: expected a pg_restore that reads the archive of {archive.database!r}, "
+                f"seen: {said}",
+                "the pg_restore there is older than the pg_dump that wrote it: use the server's own image",
             )
 
 

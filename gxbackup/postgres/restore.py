@@ -20,6 +20,8 @@ from gxbackup.postgres.script import NewRoles, lacking
 from gxbackup.postgres.server import Server, quoted_name, quoted_text
 
 NAMES_TOLD = 10
+# What `datlocprovider` says → the words of CREATE DATABASE; PostgreSQL 17 brought the second.
+_PROVIDERS = {"i": ("icu", "ICU_LOCALE"), "b": ("builtin", "BUILTIN_LOCALE")}
 # CREATE TABLESPACE wants a folder that is the server's own.
 _MAKE_FOLDER = 'mkdir -m 0700 "$1" && chown --reference="$2" "$1"'
 
@@ -152,6 +154,7 @@ class Restore:
 
     def _refuse(self, archives: Sequence[Archive], new: NewRoles) -> None:
         refusals.require_fit(self.seen, archives)
+        refusals.require_pg_restore(self.server, archives)
         if not self.is_scratch:
             refusals.require_folders(self.server, self.seen, new.tablespaces)
             refusals.require_room(self.server, self.seen, archives, new.tablespaces)
@@ -208,8 +211,10 @@ class Restore:
         if create["tablespace"] != "pg_default":
             words.append(f"TABLESPACE {quoted_name(create['tablespace'])}")
         locale = [f"LC_COLLATE {quoted_text(create['collate'])} LC_CTYPE {quoted_text(create['ctype'])}"]
-        if create["provider"] == "i":
-            locale.append(f"LOCALE_PROVIDER icu ICU_LOCALE {quoted_text(create['locale'])}")
+        if provider := _PROVIDERS.get(create["provider"]):
+            locale.append(f"LOCALE_PROVIDER {provider[0]} {provider[1]} {quoted_text(create['locale'])}")
+        if rules := create.get("rules"):
+            locale.append(f"ICU_RULES {quoted_text(rules)}")
         try:
             self.server.script(self.home, f"{' '.join([*words, *locale])};\n", timeout_seconds=loading.TIMEOUT_SECONDS)
         except CommandError as error:

@@ -240,6 +240,7 @@ def _creation(found: dict[str, Any]) -> dict[str, JsonValue]:
         "ctype": found["datctype"],
         "provider": found.get("datlocprovider", "c"),
         "locale": found.get("datlocale") or found.get("daticulocale"),
+        "rules": found.get("daticurules"),
         "tablespace": found["tablespace"],
     }
 

@@ -52,10 +52,11 @@ class Protected:
     """One running server, and where its files lie."""
 
     folder: Path
+    programs: Path
 
     def env(self, **more: str) -> dict[str, str]:
         """Return the variables of the place that it runs in."""
-        path = f"{programs()}:{os.environ['PATH']}"
+        path = f"{self.programs}:{os.environ['PATH']}"
         return {"PGHOST": str(self.folder), "PGPORT": "5432", "PATH": path, "POSTGRES_PASSWORD": PASSWORD, **more}
 
     def place(self, **more: str) -> LocalPlace:
@@ -89,8 +90,9 @@ class Protected:
 
 
 @contextmanager
-def running_server() -> Iterator[Protected]:
-    """Start it; stopped and removed with the block."""
+def running_server(of: Path | None = None) -> Iterator[Protected]:
+    """Start it, of these programs or of this host's own; stopped and removed with the block."""
+    of = of or programs()
     with tempfile.TemporaryDirectory(prefix="gx-test-postgres-", dir="/var/tmp") as made:
         folder = Path(made)
         secret = folder / "password"
@@ -102,17 +104,17 @@ def running_server() -> Iterator[Protected]:
                 os.chown(path, owner.pw_uid, owner.pw_gid)
             words = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
         subprocess.run(
-            [*words, programs() / "initdb", "-D", folder / "data", "-U", "postgres", "--auth=scram-sha-256",
+            [*words, of / "initdb", "-D", folder / "data", "-U", "postgres", "--auth=scram-sha-256",
              f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"],
             check=True, capture_output=True, cwd=folder,
         )  # fmt: skip
-        control = [*words, programs() / "pg_ctl", "-D", folder / "data", "-w", "-s"]
+        control = [*words, of / "pg_ctl", "-D", folder / "data", "-w", "-s"]
         options = (
             f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_prepared_transactions=0"
         )
         subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, cwd=folder)
         try:
-            yield Protected(folder)
+            yield Protected(folder, of)
         finally:
             subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=folder)
 

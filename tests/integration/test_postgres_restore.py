@@ -172,7 +172,8 @@ def test_a_restore_that_fails_leaves_everything_as_it_was(
 def test_a_restore_killed_in_the_middle_and_run_again_ends_well(
     postgres: Protected, held: tuple[Opened, ...], tmp_path: Path
 ) -> None:
-    stuck = with_programs(postgres, tmp_path, pg_restore=f"echo begun >{tmp_path}/begun; exec sleep 600")
+    script = f'[ "$*" = --list ] && exit; echo begun >{tmp_path}/begun; exec sleep 600'
+    stuck = with_programs(postgres, tmp_path, pg_restore=script)
     slow = host_with(pod=stuck)
     work = work_of(SOURCE, held, tmp_path)
     child = os.fork()
