@@ -17,7 +17,6 @@ from flows.backup_mainnet import backup_mainnet
 from flows.backup_mainnet_incremental import backup_mainnet_incremental
 from flows.drill_disaster_recovery import drill_disaster_recovery
 from flows.restore_ca_postgres import restore_ca_postgres
-from flows.restore_chaincode import restore_chaincode
 from flows.restore_fabric_crypto import restore_fabric_crypto
 from flows.restore_k8s_manifests import restore_k8s_manifests
 from flows.restore_mainnet_postgres import restore_mainnet_postgres
@@ -167,21 +166,6 @@ def test_a_table_and_a_database_of_the_cas_come_back_row_for_row(mainnet: MainNe
 
     assert all(held["certificates"] for held in before.values())
     assert {database: rows("fabric", database) for database in before} == before
-
-
-def test_a_peer_that_lost_a_package_and_has_a_damaged_one_gets_both_again(mainnet: MainNet, snapshot: str) -> None:
-    digests = ["sh", "-c", "cd /var/hyperledger/production/lifecycle/chaincodes && sha256sum -- *"]
-    place = Cluster().place("fabric", "peer0-org1-0")
-    before = place.run(digests, timeout_seconds=60).text()
-    lost, damaged = (
-        f"/var/hyperledger/production/lifecycle/chaincodes/{line.split()[1]}" for line in before.splitlines()
-    )
-    place.run(["sh", "-c", 'rm "$1" && truncate --size=100 "$2"', "sh", lost, damaged], timeout_seconds=60)
-
-    restore_chaincode(snapshot=snapshot, mode="scratch")
-    restore_chaincode(snapshot=snapshot, mode="in-place", approve=True)
-
-    assert Cluster().place("fabric", "peer0-org1-0").run(digests, timeout_seconds=60).text() == before
 
 
 def test_each_database_is_rehearsed_on_a_throwaway_server_by_one_command(mainnet: MainNet, snapshot: str) -> None:

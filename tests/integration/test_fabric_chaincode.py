@@ -151,6 +151,19 @@ def test_a_restore_gives_each_peer_what_it_had_with_its_owner_and_leaves_the_res
     ]
 
 
+def test_a_package_that_was_damaged_is_replaced_and_told(cluster: LocalCluster, tmp_path: Path) -> None:
+    plain = read(SOURCE, cluster.host(), SOURCE.collect(cluster.host(), "c")[0], tmp_path)
+    damaged = cluster.volumes["peer0-org1-0"] / "lifecycle" / "chaincodes" / PACKAGE.name
+    os.truncate(damaged, 100)
+    restore = work(tmp_path, plain)
+    assert "peer0-org1-0: 1 of 1 packages are missing or damaged there" in SOURCE.preview(cluster.host(), restore)
+
+    SOURCE.apply(cluster.host(), restore)
+
+    assert damaged.read_bytes() == PACKAGE.read_bytes()
+    assert cluster.scaled == [("peer0-org1", 0), ("peer0-org1", 1)]
+
+
 def test_a_named_peer_that_the_backup_does_not_know_gets_all_packages(cluster: LocalCluster, tmp_path: Path) -> None:
     plain = read(SOURCE, cluster.host(), SOURCE.collect(cluster.host(), "c")[0], tmp_path)
     cluster.volumes["peer1-org1-0"] = tmp_path / "peer1-org1-0"
