@@ -1,4 +1,4 @@
-"""The restore of Fabric's certificate authorities and Secrets."""
+"""The restore of Fabric's certificate authorities, Secrets, and MSP and TLS material on claims."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from tasks.handover import went_on_elsewhere
 def restore_fabric_crypto(
     snapshot: str = "latest",
     cas: list[str] | None = None,
+    allow_older: bool = False,
     server: Literal["mainnet", "vps2"] = "mainnet",
     mode: Literal["plan", "scratch", "in-place"] = "plan",
     approve: bool = False,
 ) -> None:
     """
-    Put Fabric's CAs back with their keys and databases, and the Secrets of their namespace.
+    Put Fabric's CAs back with keys and databases, the Secrets of their namespace, and MSP and TLS material on claims.
 
-    Protects: each CA's home as of one moment; the Secrets of MainNet's namespace, and TestNet's on vps2.
-    Promise:  each CA's old home stays on its volume and is put back on failure; a CA shows the kept certificate after.
+    Protects: each CA's home as of one moment; Secrets and claims of MainNet's namespace, and TestNet's Secrets on vps2.
+    Promise:  what was there stays on its volume and is put back on failure; a CA shows the kept certificate after.
     Restore:  docs/runbooks/restore-fabric-crypto.md
 
     Args:
         snapshot: a snapshot id such as 20261122_040000, or latest: the newest good one
-        cas: a CA (ca-org1) or an organisation with its Secrets (org1); empty: all of them
+        cas: a CA (ca-org1), a claim, or an organisation with its Secrets and claims (org1); empty: all of them
+        allow_older: also where a certificate on a claim was issued later than the one that was kept
         server: mainnet, or vps2 for TestNet's Secrets
         mode: plan shows what would happen, scratch opens and compares all of it, in-place stops, restores and starts
         approve: go on without asking in the UI
     """
-    options: dict[str, JsonValue] = {"cas": [*(cas or [])]}
+    options: dict[str, JsonValue] = {"cas": [*(cas or [])], "allow_older": allow_older}
     if not went_on_elsewhere(server):
         restore_data(server, "fabric-crypto", snapshot, mode, approve, options)
 

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import cast
 
-from gxbackup.adapters.cluster import Cluster, Pod
+from gxbackup import clock
+from gxbackup.adapters.cluster import Claim, Cluster, Pod
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
@@ -43,6 +44,10 @@ class LocalCluster:
         self.not_ready: set[str] = set()
         self.scaled: list[tuple[str, int]] = []
         self.urls: dict[str, str] = {}
+        self.unmounted: dict[str, Path] = {}  # claims that no pod mounts
+        self.deleted: list[str] = []
+        self.helpers: list[tuple[str, bool]] = []  # claims that pods of ours were started on, and whether to read only
+        self.never_ready_again: set[str] = set()
 
     def host(self) -> Host:
         return Host(Containers(), cast(Cluster, self))
@@ -53,7 +58,8 @@ class LocalCluster:
             Pod(
                 namespace=namespace, name=name, uid=name, node="here", ready=name not in self.not_ready,
                 state="Running" if name not in self.not_ready else "Pending", containers=("one",), images=("image",),
-                labels={key: value} if key else {}, claims={f"data-{name}": self.mounts.get(name, self.mount)},
+                labels={"app": name.rpartition("-")[0], **({key: value} if key else {})},
+                claims={f"data-{name}": self.mounts.get(name, self.mount)},
             )
             for name in sorted(self.volumes)
             if name not in self.stopped
@@ -83,10 +89,22 @@ class LocalCluster:
         return self.urls[service]
 
     def claim_place(
-        self, namespace: str, claim: str, image: str, timeout_seconds: float = 300, node: str | None = None
-    ) -> AbstractContextManager[FolderPlace]:
+        self, namespace: str, claim: str, image: str, timeout_seconds: float = 300, node: str | None = None,
+        read_only: bool = False,
+    ) -> AbstractContextManager[FolderPlace]:  # fmt: skip
         @contextmanager
         def mounted() -> Iterator[FolderPlace]:
-            yield FolderPlace(f"claim {namespace}/{claim}", self.volumes[claim.removeprefix("data-")])
+            self.helpers.append((claim, read_only))
+            folder = self.unmounted.get(claim) or self.volumes[claim.removeprefix("data-")]
+            yield FolderPlace(f"claim {namespace}/{claim}", folder)
 
         return mounted()
+
+    def claims(self, namespace: str) -> tuple[Claim, ...]:
+        names = [*(f"data-{name}" for name in self.volumes), *self.unmounted]
+        return tuple(Claim(name=name, phase="Bound", created=clock.now()) for name in sorted(names))
+
+    def delete_pod(self, namespace: str, name: str, timeout_seconds: float = 120) -> None:
+        self.deleted.append(name)
+        if name in self.never_ready_again:
+            self.not_ready.add(name)

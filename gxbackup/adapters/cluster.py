@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -45,6 +46,15 @@ class Pod(Frozen):
     claims: dict[str, str] = Field(
         description="name of each claim it mounts → its folder; empty where it is mounted by subPath alone"
     )
+    is_made_again: bool = Field(default=True, description="by what made it, where it is deleted")
+
+
+class Claim(Frozen):
+    """A claim, as far as sources need it."""
+
+    name: str
+    phase: str = Field(description="Bound; Pending: nothing was ever written to it")
+    created: datetime
 
 
 class Cluster:
@@ -67,6 +77,16 @@ class Cluster:
                 namespace, label_selector=selector, _request_timeout=CALL_TIMEOUT_SECONDS
             )
             return tuple(sorted((_pod(item) for item in listed.items), key=lambda pod: pod.name))
+
+    def claims(self, namespace: str) -> tuple[Claim, ...]:
+        """Return the claims of a namespace, by name; CollectError where the API does not answer."""
+        with self.api() as api, asking(f"claims of {namespace}"):
+            listed = core(api).list_namespaced_persistent_volume_claim(namespace, _request_timeout=CALL_TIMEOUT_SECONDS)
+            found = [
+                Claim(name=item.metadata.name, phase=item.status.phase, created=item.metadata.creation_timestamp)
+                for item in listed.items
+            ]
+            return tuple(sorted(found, key=lambda one: one.name))
 
     def place(
         self, namespace: str, pod: str | None = None, selector: str | None = None, container: str | None = None
@@ -158,13 +178,14 @@ class Cluster:
 
     @contextmanager
     def claim_place(
-        self, namespace: str, claim: str, image: str, timeout_seconds: float = 300, node: str | None = None
-    ) -> Iterator[PodPlace]:
+        self, namespace: str, claim: str, image: str, timeout_seconds: float = 300, node: str | None = None,
+        read_only: bool = False,
+    ) -> Iterator[PodPlace]:  # fmt: skip
         """
         Run a pod of ours on a claim that nobody uses now, mounted at CLAIM_FOLDER; it is deleted with the block.
 
-        The image is one that the node has already: the stopped server's own. Pods that a killed run left on the claim
-        are deleted first. Raises: RestoreError where it does not start.
+        Beside pods that use it, `node` is theirs. The image is one that the node has already: the stopped server's own.
+        Pods that a killed run left on the claim are deleted first. Raises: RestoreError where it does not start.
         """
         for left in self.pods(namespace, ",".join(f"{key}={value}" for key, value in OURS.items())):
             if claim in left.claims:
@@ -172,7 +193,7 @@ class Cluster:
         name = f"gx-backup-{secrets.token_hex(4)}"
         with self.api() as api, asking(f"pod {namespace}/{name}"):
             core(api).create_namespaced_pod(
-                namespace, _helper(name, claim, image, node), _request_timeout=CALL_TIMEOUT_SECONDS
+                namespace, _helper(name, claim, image, node, read_only), _request_timeout=CALL_TIMEOUT_SECONDS
             )
         try:
             _await(
@@ -249,10 +270,11 @@ def _pod(item: Any) -> Pod:
         images=tuple(one.image for one in item.spec.containers),
         labels=item.metadata.labels or {},
         claims={claim: mounts.get(volume, "") for volume, claim in claims.items()},
+        is_made_again=bool(item.metadata.owner_references),
     )
 
 
-def _helper(name: str, claim: str, image: str, node: str | None) -> dict[str, Any]:
+def _helper(name: str, claim: str, image: str, node: str | None, read_only: bool) -> dict[str, Any]:
     return {
         "metadata": {"name": name, "labels": OURS},
         "spec": {
@@ -268,7 +290,7 @@ def _helper(name: str, claim: str, image: str, node: str | None) -> dict[str, An
                     "imagePullPolicy": "IfNotPresent",
                     "command": ["sh", "-c", f"sleep {HELPER_LIFETIME_SECONDS}"],
                     "securityContext": {"runAsUser": 0},
-                    "volumeMounts": [{"name": "claim", "mountPath": CLAIM_FOLDER}],
+                    "volumeMounts": [{"name": "claim", "mountPath": CLAIM_FOLDER, "readOnly": read_only}],
                 }
             ],
             "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": claim}}],

@@ -25,14 +25,12 @@ from gxbackup.adapters.host import Host
 from gxbackup.adapters.secrets import ACCOUNT_TOKEN, SecretObject, list_secrets, put_secret
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.fabric.crypto import CryptoInventory
-from gxbackup.tar_contents import TarContents
-from gxbackup.tarstream import TarScanner
+from gxbackup.fabric.crypto_tar import opened_crypto
 from gxbackup.volume_exchange import VolumeExchange
 
 if TYPE_CHECKING:
     from gxbackup.sources.base import Opened, Work
 
-CHUNK_BYTES = 1024**2
 ANSWER_TIMEOUT_SECONDS = 120
 SECONDS_BETWEEN_QUESTIONS = 0.5
 
@@ -111,23 +109,7 @@ class CaRestore:
 
     def _read(self) -> CryptoInventory:
         """Read the artifact to its end; raise unless its certificates are those of the evidence."""
-        crypto = CryptoInventory()
-        contents = TarContents(crypto.add)
-        scanner = TarScanner(self._opened.artifact.evidence)
-        contents.start()
-        try:
-            with self._opened.file.open("rb") as tar:
-                while chunk := tar.read(CHUNK_BYTES):
-                    scanner.feed(memoryview(chunk))
-                    contents.feed(memoryview(chunk))
-            contents.finish()
-        finally:
-            contents.close()
-        scanner.finish()
-        seen = crypto.evidence(clock.now())
-        for key in ("certificates", "ca_sha256"):
-            if seen.get(key) != self._opened.artifact.evidence.get(key):
-                raise IntegrityError(f"{self._ca}: {key}: expected as in its evidence, seen others")
+        crypto, _ = opened_crypto(self._opened, self._ca)
         if faults := crypto.faults():
             raise RestoreRefusedError(f"{self._ca}: {'; '.join(faults)}", "choose the snapshot before this one")
         return crypto

@@ -33,6 +33,7 @@ class Certificate(NamedTuple):
     path: str
     subject: str
     serial: str
+    not_before: datetime
     not_after: datetime
     sha256: str
     public_key: str  # digest of its DER
@@ -55,7 +56,7 @@ class CryptoInventory:
     def __init__(self) -> None:
         self.certificates: list[Certificate] = []
         self.unreadable: list[str] = []
-        self._keys: dict[str, str] = {}
+        self._keys: dict[str, set[str]] = {}  # digest of the public key's DER → where it was found
         self._settings: dict[str, Any] = {}
 
     def add(self, path: str, content: bytes) -> None:
@@ -95,6 +96,24 @@ class CryptoInventory:
                 if not self.has_key(one)
             ]
         return found
+
+    def identity_faults(self) -> list[str]:
+        """
+        Say which certificates lie beside keys of which none is theirs; empty where none does.
+
+        Beside: an MSP's `signcerts` and `keystore`, or `NAME.crt` and `NAME.key`. A certificate without any key beside
+        it is no fault: its key may lie in a Secret, or in a security module.
+        """
+        found = []
+        for one in self.leaves().values():
+            beside = {digest for digest, paths in self._keys.items() if any(_is_beside(one.path, key) for key in paths)}
+            if beside and one.public_key not in beside:
+                found.append(f"{one.path} ({one.subject}): expected the key that matches it, seen another beside it")
+        return found
+
+    def leaves(self) -> dict[str, Certificate]:
+        """Return path → the first certificate in it: those that follow are its issuers."""
+        return {one.path: one for one in reversed(self.certificates)}
 
     def evidence(self, now: datetime) -> Evidence:
         """Return the certificates, and those that end within EXPIRES_SOON; no key, no password."""
@@ -143,12 +162,31 @@ class CryptoInventory:
         except (TypeError, ValueError, UnsupportedAlgorithm):  # encrypted, or no key
             self.unreadable.append(path)
             return
-        self._keys[_digest(key.public_key())] = path
+        self._keys.setdefault(_digest(key.public_key()), set()).add(path)
+
+
+def newer(there: CryptoInventory, kept: CryptoInventory) -> list[str]:
+    """Say which certificates that are there were issued later than those of the same path that were kept."""
+    known = kept.leaves()
+    return [
+        f"{path} ({one.subject}): issued {one.not_before:%Y-%m-%d %H:%M}, the kept one "
+        f"{known[path].not_before:%Y-%m-%d %H:%M}"
+        for path, one in sorted(there.leaves().items())
+        if path in known and one.not_before > known[path].not_before
+    ]
+
+
+def _is_beside(certificate: str, key: str) -> bool:
+    own, other = PurePosixPath(certificate), PurePosixPath(key)
+    if own.parent.name == "signcerts":
+        return other.parent.name == "keystore" and own.parent.parent == other.parent.parent
+    return own.parent == other.parent and own.stem == other.stem and own != other
 
 
 def _certificate(path: str, one: x509.Certificate) -> Certificate:
     return Certificate(
-        path, one.subject.rfc4514_string(), f"{one.serial_number:x}", one.not_valid_after_utc,
+        path, one.subject.rfc4514_string(), f"{one.serial_number:x}", one.not_valid_before_utc,
+        one.not_valid_after_utc,
         one.fingerprint(SHA256()).hex(), _digest(one.public_key()),
     )  # fmt: skip
 

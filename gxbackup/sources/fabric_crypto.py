@@ -1,5 +1,7 @@
 """
-Fabric's certificate authorities and the Secrets beside them: one artifact for each CA, one for the Secrets.
+Fabric's certificate authorities, the Secrets beside them, and the MSP and TLS material on claims.
+
+One artifact for each CA, one for the Secrets, one for each claim that holds keys or certificates.
 
 A CA's files and its SQLite database are read as of one moment, which is proven: the database is digested before and
 after. Where it keeps its database in PostgreSQL, that is a data type of the same set.
@@ -21,15 +23,16 @@ from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.secrets import list_secrets
 from gxbackup.chunk_stream import ChunkStream
-from gxbackup.errors import BackupError, CollectError, IntegrityError, SourceMissingError
+from gxbackup.errors import BackupError, SourceMissingError
+from gxbackup.fabric import claims
 from gxbackup.fabric.ca_restore import CaRestore, SecretsRestore, chosen_words, is_chosen
+from gxbackup.fabric.claim_restore import ClaimRestore
 from gxbackup.fabric.crypto import CryptoInventory
+from gxbackup.fabric.crypto_tar import CryptoTar
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream, StreamEnd
-from gxbackup.sources.base import Restorable, Work
+from gxbackup.sources.base import Opened, Restorable, Work
 from gxbackup.sources.directory import AbsolutePath
-from gxbackup.tar_contents import TarContents
-from gxbackup.tarstream import TarScanner
 
 LOOK_TIMEOUT_SECONDS = 120
 SECRETS = "secrets"
@@ -59,7 +62,7 @@ tar $numeric -cf - "$@"; status=$?
 
 
 class FabricCrypto(Restorable):
-    """What only a CA has: its keys, its certificates, its database; and the namespace's Secrets."""
+    """What only a CA has: its keys, its certificates, its database; the namespace's Secrets; MSP and TLS on claims."""
 
     default_folder: ClassVar[str] = "fabric"
 
@@ -73,14 +76,33 @@ class FabricCrypto(Restorable):
         default=("/var/hyperledger", "/etc/hyperledger/fabric-ca-server"), description="where a CA's home may be"
     )
     with_secrets: bool = Field(default=True, description="the namespace's Secrets too")
+    claims: tuple[str, ...] = Field(
+        default=(),
+        description="claims whose MSP and TLS material is kept, by name or pattern (`*`: all but the CAs' own); "
+        "one that is named in full and missing, or holds none, counts as missing",
+    )
+    without_claims: tuple[str, ...] = Field(
+        default=(), description="claims, by name or pattern, that are not read, or are gone on purpose"
+    )
+    helper_image: str | None = Field(
+        default=None,
+        description="image with sh, find and tar, for a claim that no pod mounts; by default a pod's of the namespace",
+    )
     cainfo_port: int = Field(
         default=7054, ge=0, le=65535, description="where a restored CA is asked for its certificate; 0: its file alone"
     )
 
     def collect(self, host: Host, data_type: str) -> list[Capture]:
         """
-        Name one capture for each CA, and one for the Secrets. A CA that is not there fails where it is opened, alone.
+        See `collect_since`: without a last good copy.
+        """
+        return self.collect_since(host, data_type, ())
 
+    def collect_since(self, host: Host, data_type: str, last_good: Sequence[Artifact]) -> list[Capture]:
+        """
+        Name one capture for each CA, one for the Secrets, one for each claim with material.
+
+        A CA or a claim that is not there, also one that `last_good` knows, fails where it is opened, alone.
         Raises: SourceMissingError where none of the CAs is there, or there is no Secret where nothing else is taken.
         """
         captures, reasons = [], []
@@ -101,11 +123,22 @@ class FabricCrypto(Restorable):
             captures.append(
                 Capture(data_type=data_type, name=f"{SECRETS}.jsonl", settings={"namespace": self.namespace})
             )
-        return captures
+        known = {str(one.settings["crypto_claim"]) for one in last_good if "crypto_claim" in one.settings}
+        return captures + [
+            Capture(
+                data_type=data_type, name=f"claim-{name}.tar", settings={"crypto_claim": name},
+                expected_size_bytes=size_bytes,
+            )
+            for name, size_bytes in self._claims(host, known).items()
+        ]  # fmt: skip
 
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
-        """Read one CA's home, or the Secrets, with the certificates in it as evidence."""
+        """Read one CA's home, one claim, or the Secrets, with the certificates in it as evidence."""
+        if "crypto_claim" in capture.settings:
+            with self._claim(host, capture) as stream:
+                yield stream
+            return
         if "ca" not in capture.settings:
             yield self._secrets(host, capture)
             return
@@ -114,25 +147,66 @@ class FabricCrypto(Restorable):
             self._look(host, ca)  # says what is wrong with it
         pod = host.cluster.place(self.namespace, selector=f"app={ca}")
         with pod.read(["sh", "-c", _READ, "sh", str(capture.settings["folder"])]) as stream:
-            home = _CaHome(stream, f"{capture.data_type}: {ca}")
+            home = CryptoTar(stream, f"{capture.data_type}: {ca}", CryptoInventory.faults)
             try:
                 yield home
             finally:
                 home.close()
 
+    @contextmanager
+    def _claim(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
+        name = str(capture.settings["crypto_claim"])
+        with claims.material_of(host.cluster, self.namespace, name, self.helper_image) as material:
+            if not material.size_bytes:
+                raise SourceMissingError(
+                    f"claim {self.namespace}/{name}: expected MSP or TLS material, seen none",
+                    "gone on purpose? name it in source.without_claims",
+                )
+            with material.place.read(["sh", "-c", claims.READ, "sh", material.folder]) as stream:
+                tar = CryptoTar(stream, f"{capture.data_type}: claim {name}", CryptoInventory.identity_faults)
+                try:
+                    yield tar
+                finally:
+                    tar.close()
+
+    def _claims(self, host: Host, known: set[str]) -> dict[str, int]:
+        """Return claim → size of what is read of it; 0 where that is not known, and it is told when it is opened."""
+        if not self.claims:
+            return {}
+        cluster = host.cluster
+        listed = claims.chosen(cluster.claims(self.namespace), self.claims, self.without_claims)
+        cas = {claim for pod in cluster.pods(self.namespace) if pod.labels.get("app") in self.cas
+               for claim in pod.claims}  # fmt: skip
+        found: dict[str, int] = {}
+        for claim in listed.claims:
+            if claim.name in cas or (claim.phase == "Pending" and claim.name not in listed.named | known):
+                continue
+            try:
+                with claims.material_of(cluster, self.namespace, claim.name, self.helper_image) as material:
+                    size_bytes = material.size_bytes
+            except BackupError:
+                found[claim.name] = 0
+                continue
+            if size_bytes or claim.name in listed.named | known:
+                found[claim.name] = size_bytes
+        there = {claim.name for claim in listed.claims} | cas
+        gone = [name for name in sorted(known - there) if not claims.matches(name, self.without_claims)]
+        return found | dict.fromkeys((*listed.missing, *gone), 0)
+
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
-        """Return those of the CAs and organisations in `cas` (`ca-org1`, or `org1` with its Secrets), or all."""
+        """Return those of `cas` (`ca-org1`, a claim, or `org1` with its Secrets and claims), or all."""
         words = chosen_words(options)
 
         def holds_some(artifact: Artifact) -> bool:
-            names = artifact.evidence.get("secrets", [artifact.settings.get("ca")])
+            name = artifact.settings.get("ca", artifact.settings.get("crypto_claim"))
+            names = artifact.evidence.get("secrets", [name])
             return isinstance(names, list) and any(is_chosen(str(name), words) for name in names)
 
         return tuple(artifact for artifact in artifacts if holds_some(artifact))
 
     def target(self, work: Work) -> str:
         """See `Restorable`."""
-        names = [str(one.artifact.settings.get("ca", "Secrets")) for one in work.opened]
+        names = [_called(one.artifact.settings) for one in work.opened]
         return f"{', '.join(names)} of {self.namespace}"
 
     def preview(self, host: Host, work: Work) -> list[str]:
@@ -144,19 +218,22 @@ class FabricCrypto(Restorable):
         return [line for one in self._restores(host, work) for line in one.rehearse()]
 
     def apply(self, host: Host, work: Work) -> list[str]:
-        """Put the CAs back one after the other, each with its own safety copy; then the Secrets."""
+        """Put the CAs back one after the other, each with its own safety copy; then the Secrets; then the claims."""
         restores = self._restores(host, work)
         for one in restores:
             one.preview()
         return [line for one in restores for line in one.apply()]
 
-    def _restores(self, host: Host, work: Work) -> list[CaRestore | SecretsRestore]:
-        return [
-            CaRestore(host, self.namespace, self.cainfo_port, work, one)
-            if "ca" in one.artifact.settings
-            else SecretsRestore(host, work, one)
-            for one in work.opened
-        ]
+    def _restores(self, host: Host, work: Work) -> list[CaRestore | SecretsRestore | ClaimRestore]:
+        def restore(one: Opened) -> CaRestore | SecretsRestore | ClaimRestore:
+            if "ca" in one.artifact.settings:
+                return CaRestore(host, self.namespace, self.cainfo_port, work, one)
+            if "crypto_claim" in one.artifact.settings:
+                return ClaimRestore(host, self.namespace, self.helper_image, work, one)
+            return SecretsRestore(host, work, one)
+
+        # Nodes are started anew once all that they read is there.
+        return [restore(one) for one in sorted(work.opened, key=lambda one: "crypto_claim" in one.artifact.settings)]
 
     def _look(self, host: Host, ca: str) -> tuple[dict[str, JsonValue], int]:
         """Return what a restore must know of a CA, and its size; SourceMissingError where it has no home."""
@@ -195,35 +272,10 @@ class FabricCrypto(Restorable):
         return ChunkStream(lines, lambda: StreamEnd(evidence))
 
 
-class _CaHome:
-    """The tar of a CA's home, looked into as it passes by."""
-
-    def __init__(self, stream: PlainStream, label: str) -> None:
-        self._stream = stream
-        self._label = label
-        self._scanner = TarScanner()
-        self._crypto = CryptoInventory()
-        self._contents = TarContents(self._crypto.add)
-        self._contents.start()
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = self._stream.readinto(buffer)
-        self._scanner.feed(buffer[:count])
-        self._contents.feed(buffer[:count])
-        return count
-
-    def finish(self) -> StreamEnd:
-        self._stream.finish()
-        self._contents.finish()
-        try:
-            tree = self._scanner.finish()
-        except IntegrityError as error:
-            raise CollectError(f"{self._label}: {error.message}", retryable=True) from None
-        faults = tuple(f"{self._label}: {fault}" for fault in self._crypto.faults())
-        return StreamEnd({**tree, **self._crypto.evidence(clock.now())}, faults, self._contents.content_sha256)
-
-    def close(self) -> None:
-        self._contents.close()
+def _called(settings: dict[str, JsonValue]) -> str:
+    if "crypto_claim" in settings:
+        return f"claim {settings['crypto_claim']}"
+    return str(settings.get("ca", "Secrets"))
 
 
 def _pod_name(place: Place) -> str:
