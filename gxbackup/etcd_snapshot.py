@@ -15,7 +15,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from gxbackup.errors import IntegrityError
 from gxbackup.model import Frozen
@@ -48,6 +48,18 @@ _NAMES = {
 _NO_OBJECTS = ("ranges", "masterleases", "health")
 
 Leaf: TypeAlias = tuple[int, bytes, memoryview]
+
+
+class ObjectName(NamedTuple):
+    """One Kubernetes object; `resource` as kubectl takes it: pods, deployments, widgets.example.com."""
+
+    resource: str
+    namespace: str  # empty: of the whole cluster
+    name: str
+
+    def spelled(self) -> str:
+        """Name it for people: `secrets fabric/orderer0-tls`."""
+        return f"{self.resource} {self.namespace}/{self.name}" if self.namespace else f"{self.resource} {self.name}"
 
 
 class SnapshotState(Frozen):
@@ -106,13 +118,25 @@ def read_state(file: Path) -> SnapshotState:
         raise IntegrityError(f"{file.name}: is no whole etcd database: {error}") from None
 
 
+def read_pairs(file: Path) -> Iterator[tuple[bytes, memoryview]]:
+    """Give every living key with its KeyValue message; the file was checked before."""
+    with file.open("rb") as opened:
+        view = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+    living: dict[bytes, memoryview | None] = {}
+    for name, entries in _Database(view, file.name).buckets():
+        for _, entry, value in entries if name == b"key" else ():
+            living[_key_of(value)] = value if len(entry) == _REVISION_BYTES else None
+    return ((key, value) for key, value in living.items() if value is not None)
+
+
 def count_objects(keys: Iterable[bytes]) -> dict[str, int]:
-    """Count Kubernetes objects by resource, spelled as kubectl takes it: pods, deployments, widgets.example.com."""
-    counts = Counter(name for key in keys if (name := _resource(key)))
+    """Count Kubernetes objects by resource."""
+    counts = Counter(found.resource for key in keys if (found := object_name(key)))
     return dict(sorted(counts.items()))
 
 
-def _resource(key: bytes) -> str | None:
+def object_name(key: bytes) -> ObjectName | None:
+    """Return the object that a key of the datastore is of; None where it is of none."""
     if not key.startswith(REGISTRY):
         return None
     first, _, rest = key[len(REGISTRY) :].decode("utf-8", "replace").partition("/")
@@ -120,10 +144,15 @@ def _resource(key: bytes) -> str | None:
     if first in _NO_OBJECTS or not second:
         return None
     if (both := f"{first}/{second}") in _NAMES:
-        return _NAMES[both] if below else None
+        return _named(_NAMES[both], below)
     if "." in first:  # a custom resource lies below its group
-        return f"{second}.{first}" if below else None
-    return _NAMES.get(first, first)
+        return _named(f"{second}.{first}", below)
+    return _named(_NAMES.get(first, first), rest)
+
+
+def _named(resource: str, below: str) -> ObjectName | None:
+    namespace, slash, name = below.partition("/")
+    return ObjectName(resource, namespace if slash else "", name if slash else namespace) if below else None
 
 
 class _Database:

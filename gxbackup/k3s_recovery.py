@@ -20,6 +20,7 @@ from pydantic import Field
 
 from gxbackup import clock
 from gxbackup.adapters.k3s import K3s
+from gxbackup.datastore_objects import Uids, differences, told
 from gxbackup.errors import CommandError, RestoreError
 from gxbackup.exchange import require_room
 from gxbackup.model import Frozen
@@ -206,38 +207,42 @@ def commands(k3s: K3s, holds: str, others: Sequence[str]) -> list[str]:
     ]
 
 
-def compare(k3s: K3s, expected: dict[str, int]) -> list[str]:
+def compare(k3s: K3s, expected: Uids) -> list[str]:
     """
-    Ask the API for every kind of object that the snapshot holds and compare the counts; wait while K3s settles.
+    Hold every object of the snapshot against what the API lists: kind, namespace, name, uid; wait while K3s settles.
 
-    Raises: RestoreError naming the kinds of which there are fewer than before.
+    What is there besides, or is another object of that name, is told: K3s and its controllers make some anew.
+    Raises: RestoreError naming the objects that are missing, but for kinds that come and go by themselves.
     """
+    resources = sorted({name.resource for name in expected})
     deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
     while True:
-        seen = {resource: _count(k3s, resource) for resource in expected}
-        fewer = [
-            f"{resource}: expected {count}, seen {seen[resource]}"
-            for resource, count in expected.items()
-            if resource not in RESTLESS and seen[resource] < count
-        ]
-        if not fewer:
+        seen = {name: uid for resource in resources for name, uid in _objects(k3s, resource).items()}
+        found = differences(expected, seen)
+        lost = [name for name in found.missing if name.resource not in RESTLESS]
+        if not lost:
             break
         if time.monotonic() > deadline:
             raise RestoreError(
-                f"the recovered cluster holds fewer objects than its snapshot: {'; '.join(fewer)}",
+                f"the recovered cluster lacks {len(lost)} of the {len(expected)} objects of its snapshot: "
+                f"{'; '.join(told('missing', lost))}",
                 "the cluster is up; look whether K3s is still at work, then run the same recovery again",
             )
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    differing = [f"{name}: {count} in the snapshot, {seen[name]} now" for name, count in expected.items()
-                 if seen[name] != count]  # fmt: skip
-    return [f"objects of {len(expected)} kinds compared with the snapshot", *differing]
+    counts = f"{len(found.missing)} missing, {len(found.changed)} changed, {len(found.extra)} more"
+    return [
+        f"{len(expected)} objects of {len(resources)} kinds compared with the snapshot one by one: {counts}",
+        *told("missing, of a kind that comes and goes", found.missing),
+        *told("changed: made anew under its name", found.changed),
+        *told("not in the snapshot", found.extra),
+    ]
 
 
-def _count(k3s: K3s, resource: str) -> int:
+def _objects(k3s: K3s, resource: str) -> Uids:
     try:
-        return k3s.count(resource)
+        return k3s.objects(resource)
     except CommandError:  # its API group is not served yet, or not any more
-        return 0
+        return {}
 
 
 def _differs(file: Path, other: Path) -> bool:

@@ -8,6 +8,7 @@ copied by SQLite itself. Source: sqlite.org/backup.html; the table `kine` of k3s
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from gxbackup.etcd_snapshot import SnapshotState, count_objects
 BUSY_TIMEOUT_SECONDS = 60
 # The newest row of a name tells whether it lives: with max(), SQLite takes the other columns from that row.
 _LIVING = "SELECT name FROM (SELECT name, deleted, max(id) FROM kine GROUP BY name) WHERE deleted = 0"
+_PAIRS = "SELECT name, value FROM (SELECT name, value, deleted, max(id) FROM kine GROUP BY name) WHERE deleted = 0"
 
 
 def copy(source: Path, into: Path) -> None:
@@ -52,6 +54,13 @@ def read_state(file: Path) -> SnapshotState:
     if not rows:
         raise IntegrityError(f"{file.name}: expected rows in the table kine, seen none")
     return SnapshotState(revision=revision, total_keys=rows, objects=objects)
+
+
+def read_pairs(file: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Give every living name with its value; the file was checked before."""
+    with closing(_opened(file, "ro")) as database:
+        for name, value in database.execute(_PAIRS):
+            yield name.encode(), value if isinstance(value, bytes) else str(value or "").encode()
 
 
 def _opened(file: Path, mode: str) -> sqlite3.Connection:

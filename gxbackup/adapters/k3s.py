@@ -21,6 +21,7 @@ import yaml
 from gxbackup import clock
 from gxbackup.adapters import process
 from gxbackup.errors import CommandError, RestoreError, SourceMissingError
+from gxbackup.etcd_snapshot import ObjectName
 
 SERVICE = "k3s"
 SNAPSHOT_TIMEOUT_SECONDS = 1800
@@ -28,6 +29,8 @@ RESET_TIMEOUT_SECONDS = 1800
 BRIEF_SECONDS = 120
 SECONDS_BETWEEN_LOOKS = 1.0
 OURS = re.compile(r"gx-\d{8}t\d{6}z(-.+)?")
+
+_COLUMNS = "NAMESPACE:.metadata.namespace,NAME:.metadata.name,UID:.metadata.uid"
 
 Datastore = Literal["etcd", "sqlite"]
 
@@ -187,9 +190,15 @@ class K3s:
                 )
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
-    def count(self, resource: str) -> int:
-        """Return how many objects of a resource the API lists, in all namespaces."""
-        return len(self._kubectl("get", resource, "--all-namespaces", "--output=name").stdout.splitlines())
+    def objects(self, resource: str) -> dict[ObjectName, str | None]:
+        """Return the objects of a resource that the API lists, in all namespaces, each with its uid."""
+        words = ["--all-namespaces", "--no-headers", f"--output=custom-columns={_COLUMNS}"]
+        listed = self._kubectl("get", resource, *words)
+        found: dict[ObjectName, str | None] = {}
+        for line in listed.stdout.decode("utf-8", "replace").splitlines():
+            namespace, name, uid = (None if word == "<none>" else word for word in line.split())
+            found[ObjectName(resource, namespace or "", name or "")] = uid
+        return found
 
     def _not_ready(self, node: str, since: datetime) -> str:
         """Return what is missing until the API and the node are ready; empty: nothing."""

@@ -16,12 +16,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, StringConstraints
 
-from gxbackup import etcd_snapshot, k3s_recovery, k3s_token, kine
+from gxbackup import datastore_objects, etcd_snapshot, k3s_recovery, k3s_token, kine
 from gxbackup.adapters import etcd
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.k3s import K3s
 from gxbackup.errors import BackupError, CollectError, IntegrityError, RestoreRefusedError, SourceMissingError
-from gxbackup.etcd_snapshot import SnapshotState
+from gxbackup.etcd_snapshot import ObjectName, SnapshotState, object_name
 from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream, StreamEnd
 from gxbackup.sources.base import Opened, Restorable, Work
@@ -163,10 +163,14 @@ class Etcd(Restorable):
         return recovery.restore_first(_holds(database), database.file, token_set)
 
     def compare(self, work: Work) -> list[str]:
-        """Compare what the recovered cluster's API lists with the set's evidence; RestoreError where it lists less."""
-        told = work_set(work)[0].artifact.evidence["objects_by_resource"]
-        assert isinstance(told, dict)
-        return k3s_recovery.compare(self.k3s(), {name: int(str(count)) for name, count in told.items()})
+        """
+        Hold every object of the snapshot, whose counts are the evidence, against what the recovered API lists.
+
+        Raises: RestoreError where one is missing.
+        """
+        database = work_set(work)[0]
+        _checked(database)
+        return k3s_recovery.compare(self.k3s(), _objects(database))
 
     def _token_tree(self, k3s: K3s) -> Directory:
         return Directory(
@@ -264,6 +268,16 @@ def _require_equal(seen: Evidence, expected: Evidence, where: str) -> None:
     for name, value in seen.items():
         if value != expected.get(name):
             raise IntegrityError(f"{name} {where}: expected {expected.get(name)}, seen {value}")
+
+
+def _objects(database: Opened) -> dict[ObjectName, str | None]:
+    """Return every object that a database holds, with its uid where it can be read."""
+    pairs = (
+        ((key, datastore_objects.value_of(pair)) for key, pair in etcd_snapshot.read_pairs(database.file))
+        if _holds(database) == "etcd"
+        else kine.read_pairs(database.file)
+    )
+    return {name: datastore_objects.uid(value) for key, value in pairs if (name := object_name(key))}
 
 
 def _told(database: Opened, state: SnapshotState) -> str:

@@ -1,4 +1,4 @@
-"""What a real Kubernetes keeps in its etcd, and what its API lists: counted alike, kind by kind."""
+"""What a real Kubernetes keeps in its etcd, and what its API lists: alike, object by object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from gxbackup.adapters.cluster import Cluster
 from gxbackup.adapters.kubernetes_objects import ObjectApi
 from gxbackup.cluster_objects.naming import Kind
-from gxbackup.etcd_snapshot import read_state, require_whole
+from gxbackup.datastore_objects import uid, value_of
+from gxbackup.etcd_snapshot import ObjectName, object_name, read_pairs, read_state, require_whole
 from gxbackup.k3s_recovery import RESTLESS
 
 # Nothing is kept of the state of components: it is asked for.
@@ -25,6 +26,18 @@ def api_counts() -> dict[str, int | None]:
     with Cluster().api() as client:
         api = ObjectApi(client)
         return {spelled(kind): api.count(kind) for kind in api.discover().kinds}
+
+
+def api_uids(resources: set[str]) -> dict[ObjectName, str]:
+    """Return every object that the API lists of these resources, with its uid."""
+    found = {}
+    with Cluster().api() as client:
+        api = ObjectApi(client)
+        for kind in api.discover().kinds:
+            for item in api.listing(kind) if spelled(kind) in resources else ():
+                one = item["metadata"]
+                found[ObjectName(spelled(kind), one.get("namespace", ""), one["name"])] = one["uid"]
+    return found
 
 
 def spelled(kind: Kind) -> str:
@@ -50,3 +63,10 @@ def test_the_objects_counted_in_a_snapshot_are_those_that_the_api_lists(tmp_path
     assert len(compared) >= 10
     assert {name: seen.get(name) for name in compared} == compared
     assert [name for name in seen if name not in before] == []
+    kept = {name: uid(value_of(pair)) for key, pair in read_pairs(tmp_path / "s.db") if (name := object_name(key))}
+    listed = {name: told for name, told in api_uids(set(compared)).items() if name in kept}
+    assert len(listed) >= 50
+    assert {"customresourcedefinitions.apiextensions.k8s.io", "secrets", "clusterroles"} <= {
+        name.resource for name in listed
+    }
+    assert {name: kept[name] for name in listed} == listed

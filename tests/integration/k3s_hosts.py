@@ -29,6 +29,7 @@ from gxbackup.sources.base import Opened, Work
 from gxbackup.sources.etcd import Etcd
 
 PROGRAM = Path(__file__).with_name("k3s_program.py")
+NETWORK = Path(f"/proc/{os.getpid()}/ns/net")
 PASSWORD = "never-to-be-seen-0123456789"
 # What Kubernetes keeps in etcd, and what kubectl calls it.
 SEEDED = {
@@ -42,7 +43,7 @@ COUNTS = {resource: len(paths) for resource, paths in SEEDED.items()}
 
 
 class K3sHost:
-    """One host: its folder, its K3s data, its programs in `bin`."""
+    """One host: its folder, its K3s data, its programs in `bin`, which all run on one network."""
 
     def __init__(self, root: Path, name: str, joins: K3sHost | None = None, flags: str = "") -> None:
         self.root = root
@@ -56,7 +57,10 @@ class K3sHost:
             folder.mkdir(parents=True)
         for program in ("k3s", "systemctl"):
             script = root / "bin" / program
-            script.write_text(f'#!/bin/sh\nexec {sys.executable} {PROGRAM} {root} {program} "$@"\n')
+            # Whoever calls it, its loopback is the one where this process finds its etcd.
+            script.write_text(
+                f'#!/bin/sh\nexec nsenter --net={NETWORK} {sys.executable} {PROGRAM} {root} {program} "$@"\n'
+            )
             script.chmod(0o755)
         told = {
             "name": name, "data_dir": str(self.data_dir), "client": self.client,
@@ -108,8 +112,8 @@ class K3sHost:
     def is_up(self) -> bool:
         """Tell whether its API answers and knows this node."""
         done = subprocess.run([self.root / "bin" / "k3s", "kubectl", "get", "nodes", "--all-namespaces",
-                               "--output=name"], capture_output=True, text=True)  # fmt: skip
-        return f"nodes/{self.name}\n" in done.stdout
+                               "--no-headers"], capture_output=True, text=True)  # fmt: skip
+        return self.name in done.stdout.split()
 
     def etcdctl(self, *words: str) -> str:
         """Ask its etcd."""

@@ -8,6 +8,7 @@ Started as: python k3s_program.py ROOT k3s|systemctl WORDS...
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -126,14 +127,19 @@ def cluster_reset(words: list[str]) -> None:
     (DB / "reset-flag").touch()
 
 
-def keys(prefix: str) -> list[str]:
+def pairs(prefix: str) -> dict[str, str]:
     if (DB / "state.db").exists():
         with sqlite3.connect(DB / "state.db") as database:
             rows = database.execute(
-                "SELECT name, deleted, max(id) FROM kine WHERE name LIKE ? GROUP BY name", (f"/registry/{prefix}/%",)
+                "SELECT name, value, deleted, max(id) FROM kine WHERE name LIKE ? GROUP BY name",
+                (f"/registry/{prefix}/%",),
             ).fetchall()
-        return [name for name, deleted, _ in rows if not deleted]
-    return ctl("get", f"/registry/{prefix}/", "--prefix", "--keys-only", check=True).stdout.split()
+        return {name: content or "" for name, content, deleted, _ in rows if not deleted}
+    told = json.loads(ctl("get", f"/registry/{prefix}/", "--prefix", "-w", "json", check=True).stdout)
+    return {
+        base64.b64decode(one["key"]).decode(): base64.b64decode(one.get("value", "")).decode()
+        for one in told.get("kvs", [])
+    }
 
 
 def value(key: str) -> str:
@@ -165,12 +171,15 @@ def kubectl(words: list[str]) -> None:
                     "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": value(key).strip()}]
                 },
             }
-            for key in keys("minions")
+            for key in pairs("minions")
         ]
         print(json.dumps({"items": items}))
     else:
         prefix = PREFIXES.get(words[1], words[1].partition(".")[0])
-        print("".join(f"{words[1]}/{key.rpartition('/')[2]}\n" for key in keys(prefix)), end="")
+        for key, content in pairs(prefix).items():
+            *namespace, name = key.removeprefix(f"/registry/{prefix}/").split("/")
+            uid = json.loads(content)["metadata"]["uid"] if content.startswith("{") else "<none>"
+            print(f"{'/'.join(namespace) or '<none>'}   {name}   {uid}")
 
 
 def service() -> None:

@@ -1,4 +1,4 @@
-"""Five hosts, each with a worker, a staging directory and a key of its own, on one real Prefect server."""
+"""Five hosts, each with a worker, a network, a staging directory and a key of its own, on one real Prefect server."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 import yaml
 from estate import HOSTS, Estate, await_condition, end
 
+from tests.integration.host_networks import HostNetworks, host_networks
 from tests.integration.k3s_hosts import K3sHost
 from tests.integration.postgres_server import PASSWORD, running_server
 
@@ -37,8 +38,9 @@ capture()
 class FiveHosts(Estate):
     """An estate whose hosts share nothing but the remote and the Prefect server."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, networks: HostNetworks) -> None:
         super().__init__(root)
+        self.networks = networks
         self.k3s: dict[str, K3sHost] = {}
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -78,6 +80,11 @@ class FiveHosts(Estate):
                 "data_types": {"etcd-snapshots": {"source": source, "rpo_hours": 24, "keep_days": 30}},
             }  # fmt: skip
             (self.root / "hosts" / name / "inventory.yaml").write_text(yaml.safe_dump(document))
+
+    def start(self, name: str, *words: str, host: str = "vps1", **extra: str) -> subprocess.Popen[bytes]:
+        """Start a process, a worker on its host's network; see `Estate.start`."""
+        network = self.networks.inside(host) if name.startswith("worker-") else []
+        return super().start(name, *network, *words, host=host, **extra)
 
     def work(self, name: str) -> None:
         """Start a host's worker."""
@@ -123,17 +130,23 @@ class FiveHosts(Estate):
 
 @pytest.fixture(scope="module")
 def five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FiveHosts]:
-    estate = FiveHosts(tmp_path_factory.mktemp("five"))
+    with host_networks(HOSTS) as networks:
+        yield from running(FiveHosts(tmp_path_factory.mktemp("five"), networks))
+
+
+def running(estate: FiveHosts) -> Iterator[FiveHosts]:
+    """Start the server and five workers; end them, and all that they started."""
     try:
         estate.make_hosts()
         with running_server() as database:
             # With SQLite, five workers at times kept each other from its one writer for minutes.
             url = f"postgresql+asyncpg://postgres:{PASSWORD}@/postgres?host={database.folder}"
             estate.start_server(
-                PREFECT_API_SERVICES_LATE_RUNS_AFTER_SECONDS="2", PREFECT_SERVER_DATABASE_CONNECTION_URL=url
-            )
+                address=estate.networks.server, PREFECT_API_SERVICES_LATE_RUNS_AFTER_SECONDS="2",
+                PREFECT_SERVER_DATABASE_CONNECTION_URL=url,
+            )  # fmt: skip
             estate.deploy()
-            for name in HOSTS[:-1]:
+            for name in HOSTS:
                 estate.work(name)
             yield estate
             estate.stop()
@@ -144,9 +157,21 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FiveHosts]:
             server.stop()
 
 
-def test_each_worker_takes_only_its_own_pool_and_a_host_that_is_down_is_late_and_costs_the_others_nothing(
+def test_a_host_reaches_the_server_and_no_other_host(five: FiveHosts) -> None:
+    assert five.url is not None
+    port = int(five.url.rsplit(":", 1)[1].partition("/")[0])
+    for name in HOSTS:
+        assert five.networks.connect(name, five.networks.server, port) == ""
+        assert "refused" in five.networks.connect(name, "127.0.0.1", port)
+        for other in set(HOSTS) - {name}:
+            assert "Network is unreachable" in five.networks.connect(name, five.networks.address(other), port)
+
+
+def test_each_worker_takes_only_its_own_pool_and_a_host_without_network_is_late_and_costs_the_others_nothing(
     five: FiveHosts,
 ) -> None:
+    await_condition("the worker of vps5", lambda: five.ask("/work_pools/vps5/workers/filter", {}) != [], 300)
+    five.networks.unplug("vps5")
     runs = {name: five.begin(f"backup-{name}") for name in HOSTS}
 
     assert [five.ended(runs[name]) for name in HOSTS[:-1]] == ["Completed"] * 4
@@ -158,7 +183,7 @@ def test_each_worker_takes_only_its_own_pool_and_a_host_that_is_down_is_late_and
         others = [other for other in HOSTS if other != name and f"backup {other}" in five.log(name)]
         assert others == []
 
-    five.work("vps5")
+    five.networks.plug("vps5")
     assert five.ended(runs["vps5"]) == "Completed"
     assert five.held(FOLDERS["vps5"])
 
@@ -186,7 +211,7 @@ def test_a_k3s_cluster_is_recovered_through_the_workers_of_its_three_hosts_also_
 
     assert ended == "Completed", five.log("vps3")
     assert set(last.etcdctl("get", "/registry/", "--prefix", "--keys-only").split()) == before
-    assert "objects of 6 kinds compared with the snapshot" in five.log("vps3")
+    assert "objects of 6 kinds compared with the snapshot one by one: 0 missing" in five.log("vps3")
     for name in K3S_SERVERS[1:]:  # what was done before the kill was not asked for again
         steps = [five.log(name).count(f"recover K3s on {name}: {step}' - Beginning") for step in ("stop", "join")]
         assert steps == [1, 1]
