@@ -10,7 +10,7 @@ from prefect import runtime
 from prefect.logging import get_run_logger
 
 from flows.recipes import tell
-from gxbackup import clock, health, verifying, watch
+from gxbackup import clock, health, ledger_watch, verifying, watch
 from gxbackup.errors import UnprovenError
 from gxbackup.health import Condition, Finding
 from gxbackup.inventory import WatchedCronJob
@@ -26,6 +26,7 @@ from tasks.proofs import look_at_past, read_proofs, record_proofs
 from tasks.surroundings import (
     look_at_clock,
     look_at_cronjob,
+    look_at_ledgers,
     look_at_login,
     look_at_pools,
     look_at_remote,
@@ -58,6 +59,10 @@ def check_health() -> None:
     found += [finding for condition in conditions for finding in condition.findings]
     with checking("sets", found):
         found += health.set_findings(catalogs, host.inventory(), clock.now())
+    for watched in ledger_watch.watched(host.inventory()):
+        with checking(f"{watched.role}s of {watched.namespace}", found):
+            running = look_at_ledgers(watched)
+            found += ledger_watch.unread_findings(running, catalogs, host.inventory(), clock.now())
     seen = _look_around(conditions, found)
     found = health.worst_first(found)
     tell("backup-health", health_page(conditions, found, seen, clock.now()))

@@ -9,8 +9,9 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
 from gxbackup import clock
-from gxbackup.adapters import cronjobs, rclone_login
+from gxbackup.adapters import cronjobs, ledger_pods, rclone_login
 from gxbackup.errors import SetupError
+from gxbackup.ledger_watch import LedgerPod, Watched
 from gxbackup.staging import staging_root
 from gxbackup.watch import CronJobSeen, Login, Room
 from tasks import host
@@ -22,6 +23,12 @@ from tasks.survey import prefect_server_time
 def look_at_cronjob(namespace: str, name: str) -> CronJobSeen:
     """Ask the cluster when a CronJob succeeded last."""
     return cronjobs.look(host.host().cluster, namespace, name)
+
+
+@task(task_run_name="{watched.role}s of {watched.namespace}", **ONCE)
+def look_at_ledgers(watched: Watched) -> tuple[LedgerPod, ...]:
+    """Ask the cluster which peers or orderers run, and where."""
+    return ledger_pods.look(host.host().cluster, watched)
 
 
 @task(task_run_name="room in staging", **ONCE)

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from gxbackup import clock
+from gxbackup.adapters import ledger_pods
 from gxbackup.adapters.cluster import CLAIM_FOLDER, Cluster
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.volumes import volume_of
 from gxbackup.errors import SourceMissingError
+from gxbackup.ledger_watch import Watched
 from gxbackup.sources.fabric_crypto import FabricCrypto
 from tests.cluster.conftest import IMAGE
-from tests.cluster.fabric_nodes import WRITES, node
+from tests.cluster.fabric_nodes import NODE, WRITES, node
 from tests.cluster.scratch_api import kubectl
 from tests.crypto_files import identity, make_msp, tree
 from tests.integration.node import until
@@ -72,6 +75,10 @@ def test_a_peer_and_an_admin_get_their_keys_back_from_their_claims(cluster: Clus
 
     done = source.apply(host, work(tmp_path, *reads))
 
+    (seen,) = ledger_pods.look(cluster, Watched(NAMESPACE, "peer", "tier=peer"))
+    assert (seen.name, seen.node, seen.role) == ("peer0-org1-0", NODE, "peer")
+    assert seen.claimed_at is not None
+    assert seen.claimed_at < clock.now()
     assert "Read-only file system" in refused.complaint()
     assert [one.settings["crypto_claim"] for one in captures] == [PEER, ADMINS, "org2-admins"]
     with pytest.raises(SourceMissingError, match="org2-admins: expected bound to a volume, seen no such claim"):

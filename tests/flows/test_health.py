@@ -86,6 +86,7 @@ def test_a_promise_that_was_never_kept_is_red_and_has_a_series(place: Place) -> 
         check_backup_health()
 
     assert "HINT: vps1 website: docs/runbooks/alert-BackupNeverSucceeded.md" in str(failure.value)
+    assert "; peers of fabric; orderers of fabric" in str(failure.value)  # no cluster tells who runs
     seen = figures(place)
     assert seen["backup_last_success_timestamp"]["vps5 ssh-keys"] == 0
     assert seen["backup_failing_checks"]["alert-BackupNeverSucceeded"] > 10
