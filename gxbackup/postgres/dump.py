@@ -8,6 +8,7 @@ import re
 from gxbackup.errors import CollectError, CommandError
 from gxbackup.model import Evidence
 from gxbackup.ports import PlainStream, StreamEnd
+from gxbackup.postgres.listing import Listing
 from gxbackup.postgres.server import explained
 
 MAGIC = b"PGDMP"
@@ -26,9 +27,10 @@ GLOBALS_LIMIT_BYTES = 64 * 1024**2
 class DumpStream:
     """A custom-format archive of pg_dump."""
 
-    def __init__(self, stream: PlainStream, evidence: Evidence, label: str) -> None:
+    def __init__(self, stream: PlainStream, evidence: Evidence, listing: Listing, label: str) -> None:
         self._stream = stream
         self._evidence = evidence
+        self._listing = listing
         self._label = label
         self._head = bytearray()
         self._content = hashlib.sha256()
@@ -42,17 +44,18 @@ class DumpStream:
             if len(self._head) == HEAD_BYTES:
                 self._content.update(self._without_time())
         self._content.update(buffer[taken:count])
+        self._listing.add(buffer[:count])
         return count
 
     def finish(self) -> StreamEnd:
-        """See `PlainStream`; CollectError where it is no whole dump."""
+        """See `PlainStream`; CollectError where it is no whole dump. What its own list lacks is a shortfall."""
         try:
             self._stream.finish()
         except CommandError as error:
             raise explained(error) from None
         if len(self._head) < HEAD_BYTES:
             raise CollectError(f"{self._label}: expected an archive of pg_dump, seen {len(self._head)} bytes")
-        return StreamEnd(self._evidence, content_sha256=self._content.hexdigest())
+        return StreamEnd(self._evidence, self._listing.shortfalls(), self._content.hexdigest())
 
     def _without_time(self) -> bytes:
         head = self._head

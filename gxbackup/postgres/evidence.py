@@ -8,30 +8,30 @@ from typing import Any
 from gxbackup.model import Evidence
 from gxbackup.postgres.server import Session
 
-_USERS = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend e
+USERS = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend e
   WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')"""
-_RELATIONS = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+RELATIONS = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 _NAME = "format('%I.%I', n.nspname, c.relname)"
 # A partitioned table is the sum of its partitions; a materialized view is made anew by a restore.
 _ROWS = f"""SELECT format('SELECT %L, count(*) FROM ONLY %I.%I', {_NAME}, n.nspname, c.relname)
-  {_RELATIONS} WHERE c.relkind = 'r' AND {_USERS} ORDER BY 1 \\gexec"""  # noqa: S608 - of constants; the server quotes the names
+  {RELATIONS} WHERE c.relkind = 'r' AND {USERS} ORDER BY 1 \\gexec"""  # noqa: S608 - of constants; the server quotes the names
 _SEQUENCES = f"""SELECT format('SELECT %L, CASE WHEN is_called THEN last_value::numeric + %s ELSE last_value END, %s
   FROM %I.%I', {_NAME}, seqincrement, seqincrement, n.nspname, c.relname)
-  {_RELATIONS} JOIN pg_sequence ON seqrelid = c.oid WHERE {_USERS} ORDER BY 1 \\gexec"""  # noqa: S608 - as above
+  {RELATIONS} JOIN pg_sequence ON seqrelid = c.oid WHERE {USERS} ORDER BY 1 \\gexec"""  # noqa: S608 - as above
 _LARGE_OBJECTS = """SELECT (SELECT count(*) FROM pg_largeobject_metadata),
   (SELECT coalesce(sum(length(data)), 0) FROM pg_largeobject);"""
 _OWN = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend e
   WHERE e.classid = o.tableoid AND e.objid = o.oid AND e.deptype = 'e')"""
 _OBJECTS = f"""SELECT CASE c.relkind WHEN 'v' THEN 'views' WHEN 'm' THEN 'materialized_views' WHEN 'i' THEN 'indexes'
     WHEN 'I' THEN 'partitioned_indexes' WHEN 'p' THEN 'partitioned_tables' ELSE 'foreign_tables' END, count(*)
-  {_RELATIONS} WHERE c.relkind IN ('v', 'm', 'i', 'I', 'p', 'f') AND {_USERS} GROUP BY 1
+  {RELATIONS} WHERE c.relkind IN ('v', 'm', 'i', 'I', 'p', 'f') AND {USERS} GROUP BY 1
 UNION ALL SELECT 'functions', count(*) FROM pg_proc o JOIN pg_namespace n ON n.oid = pronamespace WHERE {_OWN}
 UNION ALL SELECT 'types', count(*) FROM pg_type o JOIN pg_namespace n ON n.oid = typnamespace
   WHERE typtype IN ('e', 'd', 'r') AND {_OWN}
 UNION ALL SELECT 'constraints', count(*) FROM pg_constraint o JOIN pg_namespace n ON n.oid = connamespace
   WHERE contype IN ('c', 'f', 'p', 'u', 'x') AND {_OWN}
 UNION ALL SELECT 'triggers', count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
-  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT tgisinternal AND {_USERS}
+  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT tgisinternal AND {USERS}
 UNION ALL SELECT 'policies', count(*) FROM pg_policy
 UNION ALL SELECT 'schemas', count(*) FROM pg_namespace n WHERE nspname !~ '^pg_'
   AND nspname NOT IN ('information_schema', 'public');"""  # noqa: S608 - as above

@@ -18,7 +18,7 @@ from gxbackup.adapters.host import Host
 from gxbackup.errors import CollectError, RestoreRefusedError, SourceMissingError
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream
-from gxbackup.postgres import evidence
+from gxbackup.postgres import evidence, listing
 from gxbackup.postgres.archive import Archive
 from gxbackup.postgres.choice import chosen
 from gxbackup.postgres.dump import DumpStream, GlobalsStream
@@ -177,8 +177,9 @@ class Postgres(Restorable):
         with server.session(database) as session:
             snapshot = evidence.begin(session, self.lock_timeout_seconds)
             counted = evidence.take(session)
+            listed = listing.expected(session)
             with server.place.read(server.argv(self.pg_dump(database, snapshot))) as stream:
-                yield DumpStream(stream, counted, label)
+                yield DumpStream(stream, counted, listing.Listing(server, listed, label), label)
 
     def pg_dump(self, database: str, snapshot: str) -> list[str]:
         """Return the command that writes the archive; not compressed: `seal` does that, better and in parallel."""
@@ -222,6 +223,24 @@ class Postgres(Restorable):
         for each of them; an error names those that are done. What was not shown by `preview` is not replaced.
         """
         return apply_each(self._restores(host, work), work.area)
+
+    def differences(self, host: Host, artifacts: Sequence[Artifact]) -> list[str]:
+        """
+        Say what the live databases hold otherwise than these artifacts' evidence; empty where all is as it was kept.
+
+        Raises: CommandError, SourceMissingError where a server or a database cannot be asked.
+        """
+        found: list[str] = []
+        for artifact in artifacts:
+            if "database" not in artifact.settings:
+                continue
+            where: Where = "docker" if artifact.settings["where"] == "docker" else "pod"
+            database = str(artifact.settings["database"])
+            with self._server(self._place(host, where)).session(database) as session:
+                evidence.begin(session, self.lock_timeout_seconds)
+                live = evidence.take(session)
+            found += [f"database {database}: {line}" for line in evidence.differences(artifact.evidence, live)]
+        return found
 
     def _restores(self, host: Host, work: Work) -> list[Restore]:
         restores: list[Restore] = []
