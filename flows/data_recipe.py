@@ -12,7 +12,14 @@ from tasks.choose import choose
 from tasks.download import download
 from tasks.pages import restore_page
 from tasks.policy import speak_plainly
-from tasks.restore_data import apply_data, look_elsewhere, open_data, preview_data, rehearse_data
+from tasks.restore_data import (
+    apply_data,
+    look_at_registry,
+    look_elsewhere,
+    open_data,
+    preview_data,
+    rehearse_data,
+)
 
 
 def restore_data(
@@ -39,7 +46,7 @@ def restore_data(
             told = rehearse_data(server, work)
             tell(key, restore_page([chosen], "a throwaway server", mode, [*told, "nothing else was touched"]))
             return
-        work = look_elsewhere(server, work)
+        work = look_at_registry(server, chosen.snapshot, look_elsewhere(server, work))
         target, changes = preview_data(server, work)
         page = restore_page([chosen], target, mode, changes)
         if mode == "plan":

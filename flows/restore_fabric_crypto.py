@@ -17,6 +17,7 @@ def restore_fabric_crypto(
     snapshot: str = "latest",
     cas: list[str] | None = None,
     allow_older: bool = False,
+    unmatched: bool = False,
     server: Literal["mainnet", "vps2"] = "mainnet",
     mode: Literal["plan", "scratch", "in-place"] = "plan",
     approve: bool = False,
@@ -31,12 +32,14 @@ def restore_fabric_crypto(
     Args:
         snapshot: a snapshot id such as 20261122_040000, or latest: the newest good one
         cas: a CA (ca-org1), a claim, or an organisation with its Secrets and claims (org1); empty: all of them
-        allow_older: also where a certificate on a claim was issued later than the one that was kept
         server: mainnet, or vps2 for TestNet's Secrets
+        allow_older: also where a certificate on a claim was issued later than the one that was kept
+        unmatched: also where a CA's registry in PostgreSQL is of another moment than the snapshot: only where it was
+            never lost, and the CA's certificate is still the same one
         mode: plan shows what would happen, scratch opens and compares all of it, in-place stops, restores and starts
         approve: go on without asking in the UI
     """
-    options: dict[str, JsonValue] = {"cas": [*(cas or [])], "allow_older": allow_older}
+    options: dict[str, JsonValue] = {"cas": [*(cas or [])], "allow_older": allow_older, "unmatched": unmatched}
     if not went_on_elsewhere(server):
         restore_data(server, "fabric-crypto", snapshot, mode, approve, options)
 

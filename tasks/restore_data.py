@@ -7,9 +7,10 @@ from pathlib import Path
 from prefect import task
 from pydantic import JsonValue
 
-from gxbackup import catalog, restoring_data
+from gxbackup import ca_registry, catalog, restoring_data
 from gxbackup.errors import BackupError
 from gxbackup.fabric import sets
+from gxbackup.fabric.ca_restore import keeps_registry_elsewhere
 from gxbackup.model import Catalog
 from gxbackup.restoring import Chosen
 from gxbackup.sources.base import Restorable, Work
@@ -50,6 +51,18 @@ def look_elsewhere(server: str, work: Work) -> Work:
                 unread.append(f"{name}: its copies are not compared, they could not be listed: {error.message}")
     elsewhere = sets.held(catalogs, inventory).get(namespace, [])
     return work.model_copy(update={"elsewhere": tuple(elsewhere), "unread": tuple(unread)})
+
+
+@task(task_run_name="look at the registry of {work.data_type} {snapshot}", **BRIEF)
+def look_at_registry(server: str, snapshot: str, work: Work) -> Work:
+    """Hold the database that CAs keep their registry in against the one that this snapshot holds beside their keys."""
+    inventory = host.inventory()
+    if not any(keeps_registry_elsewhere(one.artifact) for one in work.opened):
+        return work
+    held = catalog.load(host.remote(), inventory, server, work.area).find(snapshot)
+    assert held is not None, snapshot
+    found = ca_registry.faults(host.host(), inventory.server(server), work.data_type, held.manifest)
+    return work.model_copy(update={"registry_faults": tuple(found)})
 
 
 @task(task_run_name="preview {work.data_type}", **ONCE)

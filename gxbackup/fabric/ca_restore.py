@@ -26,6 +26,7 @@ from gxbackup.adapters.secrets import ACCOUNT_TOKEN, SecretObject, list_secrets,
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.fabric.crypto_tar import opened_crypto
+from gxbackup.model import Artifact
 from gxbackup.volume_exchange import VolumeExchange
 
 if TYPE_CHECKING:
@@ -56,11 +57,13 @@ class CaRestore:
                 f"{self._ca}: {self._settings.get('folder')}: lies on no claim, and is gone with its pod",
                 "rehearse it to scratch, and put it back by hand",
             )
+        registry = self._require_registry()
         running = self._host.cluster.replicas(self._namespace, self._settings["statefulset"])
         return [
             f"{self._ca}: {self._settings['folder']} on claim {self._settings['claim']} is exchanged",
             f"{self._ca}: its StatefulSet ({running} pods now) stands still meanwhile",
             f"{self._ca}: certificate {_told(self._expected)}",
+            *registry,
         ]
 
     def rehearse(self) -> list[str]:
@@ -106,6 +109,21 @@ class CaRestore:
         with self._host.cluster.claim_place(self._namespace, claim, image) as place:
             place.run(["mkdir", "-p", f"{CLAIM_FOLDER}/{below}"], timeout_seconds=ANSWER_TIMEOUT_SECONDS)
             yield VolumeExchange(place, f"{CLAIM_FOLDER}/{below}".rstrip("/"))
+
+    def _require_registry(self) -> list[str]:
+        """Say that the registry is of the keys' moment; RestoreRefusedError where it is not, and nobody said so."""
+        if not keeps_registry_elsewhere(self._opened.artifact):
+            return []
+        if not self._work.registry_faults:
+            return [f"{self._ca}: its registry in PostgreSQL is as in this snapshot"]
+        told = "; ".join(self._work.registry_faults)
+        if self._work.options.get("unmatched"):
+            return [f"{self._ca}: its registry in PostgreSQL is of another moment: {told}"]
+        raise RestoreRefusedError(
+            f"{self._ca}: its registry in PostgreSQL is not of the moment of these keys: {told}",
+            "restore that first, from the same snapshot (restore-ca-postgres), then this one right after it",
+            "where the registry was never lost and the CA's certificate is still the same one, say unmatched",
+        )
 
     def _read(self) -> CryptoInventory:
         """Read the artifact to its end; raise unless its certificates are those of the evidence."""
@@ -217,6 +235,12 @@ class SecretsRestore:
     def _there(self) -> dict[str, SecretObject]:
         namespace = str(self._kept[0]["metadata"]["namespace"])
         return {str(one["metadata"]["name"]): one for one in list_secrets(self._host.cluster, namespace)}
+
+
+def keeps_registry_elsewhere(artifact: Artifact) -> bool:
+    """Tell whether a CA keeps its registry in a database server, and not as SQLite in its home."""
+    told = artifact.evidence.get("databases")
+    return isinstance(told, list) and any(one != "sqlite3" for one in told)
 
 
 def chosen_words(options: dict[str, JsonValue]) -> set[str]:

@@ -67,6 +67,9 @@ class Work(Frozen):
     elsewhere: tuple[Held, ...] = Field(
         default=(), description="what other servers hold of the same Fabric network, newest first"
     )
+    registry_faults: tuple[str, ...] = Field(
+        default=(), description="why the database that CAs keep their registry in is not of this snapshot's moment"
+    )
     unread: tuple[str, ...] = Field(default=(), description="other servers that could not be asked, each with why")
 
 
