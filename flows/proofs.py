@@ -134,7 +134,7 @@ def _open_sample(catalog: Catalog, area: Path, found: list[Finding], *, daily: b
         return []
     lines: list[str] = []
     opened: list[str] = []
-    for one in due:
+    for one in verifying.not_told_yet(due, found):
         with checking(f"{catalog.server} {one.artifact.data_type}", found, verifying.RUNBOOK):
             lines.append(f"{catalog.server} {one.name()}: {open_held(catalog, one, area)}")
             opened.append(one.name())

@@ -7,14 +7,13 @@ are in `watch`.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import Field
 
-from gxbackup import freshness, layout
+from gxbackup import freshness, layout, sizes
 from gxbackup.fabric import heights, sets
 from gxbackup.inventory import DataType, Inventory
 from gxbackup.keep_rules import spell_age
@@ -25,12 +24,10 @@ from gxbackup.proofs import Proofs, Rehearsal
 GRACE = timedelta(hours=2)
 # Rehearsals are weekly: one that was missed is told, two are a fault.
 REHEARSED_WITHIN = timedelta(days=8)
-HISTORY_MINIMUM = 3
-HISTORY_COPIES = 30
-# GNU tar writes whole records of 256 KiB here, so a small tree doubles without having grown.
-NOISE_BYTES = {True: 512 * 1024, False: 4 * 1024}
 
 TOO_SLOW = "alert-RestoreTooSlow"
+SIZE_ANOMALY = "alert-BackupSizeAnomaly"
+EXPIRING = "alert-BackupCertificateExpiring"
 FABRIC_SET = "fabric-set"
 LINES_TOLD = 6
 
@@ -67,6 +64,7 @@ class Condition(Frozen):
     run_seconds: float = Field(description="how long the whole run of that snapshot took")
     rehearsal: Rehearsal | None
     proven: Rehearsal | None = Field(description="the newest rehearsal that succeeded")
+    unproven_since: datetime | None = Field(description="that one, else the first snapshot; none: nothing to rehearse")
     findings: tuple[Finding, ...]
 
     def level(self) -> Level | None:
@@ -127,16 +125,19 @@ def _condition(catalog: Catalog, data_type: str, promise: DataType, proofs: Proo
     good = freshness.good_copies(catalog, data_type)
     newest = good[0] if good else None
     artifacts = newest.manifest.of(data_type) if newest else ()
-    usual = _usual_size(good, data_type)
+    size = sizes.judge(good, data_type)
     rehearsal = proofs.last.get(data_type) if proofs else None
     proven = proofs.good.get(data_type) if proofs else None
-    plain = sum(artifact.plain_size_bytes for artifact in artifacts)
     subject = f"{catalog.server} {data_type}"
     found = _age_findings(subject, catalog, data_type, newest, promise, now)
-    found += _size_findings(subject, plain, usual, artifacts)
+    if size.oddity is not None:
+        level: Level = "failing" if size.emptied else "warning"
+        found.append(Finding(level=level, subject=subject, message=size.oddity, runbook=SIZE_ANOMALY))
     found += _certificate_findings(subject, artifacts)
+    since = None
     if promise.restore_flow is not None and newest is not None:
-        found += _rehearsal_findings(subject, catalog, rehearsal, proven, now)
+        since = proven.at if proven else layout.snapshot_time(catalog.snapshots[0].snapshot)
+        found += _rehearsal_findings(subject, rehearsal, proven, now - since)
         if proven is not None and proven.is_slow(promise.rto_hours):
             message = proven.slowness(promise.rto_hours)
             found.append(Finding(level="warning", subject=subject, message=message, runbook=TOO_SLOW))
@@ -152,11 +153,12 @@ def _condition(catalog: Catalog, data_type: str, promise: DataType, proofs: Proo
         held_bytes=_held_bytes(catalog, data_type),
         artifacts=len(artifacts),
         size_bytes=sum(artifact.sealed_size_bytes for artifact in artifacts),
-        plain_size_bytes=plain,
-        usual_size_bytes=usual,
+        plain_size_bytes=size.plain_bytes,
+        usual_size_bytes=size.usual_bytes,
         run_seconds=(newest.manifest.finished_at - newest.manifest.started_at).total_seconds() if newest else 0.0,
         rehearsal=rehearsal,
         proven=proven,
+        unproven_since=since,
         findings=tuple(worst_first(found)),
     )
 
@@ -208,52 +210,24 @@ def _age_findings(
     return []
 
 
-def _size_findings(subject: str, plain: int, usual: int | None, artifacts: Sequence[Artifact]) -> list[Finding]:
-    if usual is None or not artifacts:
-        return []
-    noise = NOISE_BYTES[any(artifact.path.endswith(f".tar{layout.SEALED_SUFFIX}") for artifact in artifacts)]
-    if abs(plain - usual) <= noise or usual / 2 < plain < usual * 2:
-        return []
-    message = f"{plain} bytes, usually {usual}: {plain / usual:.2g} times as much"
-    return [Finding(level="warning", subject=subject, message=message, runbook="alert-BackupSizeAnomaly")]
-
-
-def _usual_size(good: Sequence[HeldSnapshot], data_type: str) -> int | None:
-    """Return the median of the copies before the newest; what builds on a base is compared with its own kind."""
-    if not good:
-        return None
-    differential = _is_differential(good[0], data_type)
-    sizes = [
-        sum(artifact.plain_size_bytes for artifact in held.manifest.of(data_type))
-        for held in good[1:]
-        if _is_differential(held, data_type) == differential
-    ][:HISTORY_COPIES]
-    return int(statistics.median(sizes)) if len(sizes) >= HISTORY_MINIMUM else None
-
-
-def _is_differential(held: HeldSnapshot, data_type: str) -> bool:
-    return any(artifact.base is not None for artifact in held.manifest.of(data_type))
-
-
 def _certificate_findings(subject: str, artifacts: Sequence[Artifact]) -> list[Finding]:
     found = []
     for artifact in artifacts:
         expiring = artifact.evidence.get("expires_soon")
         for one in expiring if isinstance(expiring, list) else []:
             message = f"a certificate in it is about to expire: {one}"
-            found.append(Finding(level="warning", subject=subject, message=message, runbook="check-backup-health"))
+            found.append(Finding(level="warning", subject=subject, message=message, runbook=EXPIRING))
     return found
 
 
 def _rehearsal_findings(
-    subject: str, catalog: Catalog, rehearsal: Rehearsal | None, proven: Rehearsal | None, now: datetime
+    subject: str, rehearsal: Rehearsal | None, proven: Rehearsal | None, unproven: timedelta
 ) -> list[Finding]:
     if rehearsal is not None and rehearsal.failure is not None:
         message = f"the restore of {rehearsal.snapshot} to scratch failed: {rehearsal.failure}"
         return [Finding(level="failing", subject=subject, message=message, runbook="alert-RestoreRehearsalFailed")]
-    since = proven.at if proven else layout.snapshot_time(catalog.snapshots[0].snapshot)
-    if now - since > REHEARSED_WITHIN:
-        message = f"not restored to scratch for {spell_age(now - since)}" if proven else "never restored to scratch"
+    if unproven > REHEARSED_WITHIN:
+        message = f"not restored to scratch for {spell_age(unproven)}" if proven else "never restored to scratch"
         return [Finding(level="warning", subject=subject, message=message, runbook="alert-RestoreRehearsalOverdue")]
     return []
 

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest, push_to
 
 from gxbackup import layout
 from gxbackup.errors import SetupError
-from gxbackup.health import GRACE, Condition, Finding
+from gxbackup.health import EXPIRING, GRACE, SIZE_ANOMALY, Condition, Finding
 from gxbackup.model import Manifest
 from gxbackup.watch import Surroundings
 
@@ -142,16 +142,25 @@ def _put_condition(figures: _Figures, labels: tuple[str, str], one: Condition) -
         ("backup_duration_seconds", "How long the run that made it took.", one.run_seconds),
         ("backup_copies", "Good copies on the remote.", one.copies),
         ("backup_held_bytes", "Bytes that all its copies hold on the remote.", one.held_bytes),
+        (
+            "backup_expiring_certificates",
+            "Certificates in the newest good copy that are about to end.",
+            sum(finding.runbook == EXPIRING for finding in one.findings),
+        ),
     ):
         figures.put(name, help_text, value, **named)
     if one.usual_size_bytes is not None:
-        anomaly = any(finding.runbook == "alert-BackupSizeAnomaly" for finding in one.findings)
+        anomaly = any(finding.runbook == SIZE_ANOMALY for finding in one.findings)
         figures.put("backup_usual_size_bytes", "Median of its plain sizes before.", one.usual_size_bytes, **named)
-        figures.put("backup_size_anomaly", "1: half or double of its median.", float(anomaly), **named)
+        figures.put("backup_size_anomaly", "1: half or double of its median, or emptied.", float(anomaly), **named)
     if one.restored_by is not None:
         at = one.proven.at.timestamp() if one.proven else 0.0
         help_text = "When it was last restored to scratch with equal evidence; 0: never."
         figures.put("backup_rehearsal_last_success_timestamp", help_text, at, **named)
+        if one.unproven_since is not None:
+            help_text = "From when its next rehearsal is due: the last that succeeded, else the first snapshot."
+            since = one.unproven_since.timestamp()
+            figures.put("backup_rehearsal_due_since_timestamp", help_text, since, **named)
         help_text = "Promised: back within this long."
         figures.put("backup_rto_promised_seconds", help_text, one.rto_hours * 3600, **named)
     if one.rehearsal is not None:
@@ -188,4 +197,7 @@ def _write(file: Path, content: bytes) -> Path:
         fresh.replace(file)
     finally:
         fresh.unlink(missing_ok=True)
+    for left in file.parent.glob(f"{file.stem}.*.new"):  # by a writer that was killed: nobody else takes it away
+        if not Path("/proc", left.name.split(".")[-2]).exists():
+            left.unlink(missing_ok=True)
     return file

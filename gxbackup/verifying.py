@@ -119,6 +119,12 @@ def to_open(
     return list(chosen.values())
 
 
+def not_told_yet(chosen: Sequence[ToOpen], found: Sequence[Finding]) -> list[ToOpen]:
+    """Return those whose files no finding names yet: what the remote's hash tells of one file is told once."""
+    named = [finding.message for finding in found if finding.runbook == RUNBOOK]
+    return [one for one in chosen if not any(message.startswith(one.name()) for message in named)]
+
+
 def counts(catalog: Catalog, proofs: Proofs) -> dict[str, tuple[int, int]]:
     """Return data type → how many of its held artifacts were opened, and how many there are."""
     held_names: dict[str, set[str]] = defaultdict(set)

@@ -13,19 +13,20 @@ import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
 
-from gxbackup import mounts
+from gxbackup import clock, mounts
 from gxbackup.adapters import process
 from gxbackup.adapters.host import Host
 from gxbackup.errors import (
     SetupError,
     SourceMissingError,
 )
+from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.model import Capture, Evidence, RelativePath
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Source
@@ -70,6 +71,9 @@ class Directory(Source):
     paths: tuple[PathBelow, ...] = Field(default=(), description="only these below the root; empty: all of it")
     optional_paths: tuple[PathBelow, ...] = Field(default=(), description="taken too where they are there")
     exclude: tuple[Pattern, ...] = Field(default=(), description="tar patterns of what is left out: cache, *.log")
+    certificates: tuple[PathBelow, ...] = Field(
+        default=(), description="globs of certificates (PEM) below the root that are told before they end"
+    )
     restores: Literal["exchange", "overlay"] = Field(
         default="exchange", description="exchange: the whole tree in one step; overlay: file by file over what is there"
     )
@@ -86,7 +90,7 @@ class Directory(Source):
 
     def collect(self, host: Host, data_type: str) -> list[Capture]:
         """
-        Find the root and the paths; one capture. Cheap: names and sizes are looked at, no file is opened.
+        Find the root and the paths; one capture. Cheap: names and sizes are looked at, no file but certificates opened.
 
         Raises: SourceMissingError naming the path that is not there; SetupError where tar is not GNU tar.
         """
@@ -118,6 +122,8 @@ class Directory(Source):
             evidence["absent_optional_paths"] = [*absent]
         if inside:
             evidence["mounts_inside"] = {str(point): kind for point, kind in inside.items()}
+        if self.certificates:
+            evidence["expires_soon"] = _expiring(real_root, self.certificates)
         return [
             Capture(
                 data_type=data_type,
@@ -215,6 +221,17 @@ def _followed(root: Path, paths: list[str], data_type: str) -> list[str]:
             )
         found[PurePosixPath(here.relative_to(root))] = None
     return [str(path) for path in found if not any(other in path.parents for other in found)]
+
+
+def _expiring(root: Path, patterns: tuple[str, ...]) -> list[JsonValue]:
+    """Return a line for each certificate that ends soon; what cannot be read is tar's to say."""
+    found = CryptoInventory()
+    for file in sorted({file for pattern in patterns for file in root.glob(pattern)}):
+        with suppress(OSError):
+            found.add(str(file.relative_to(root)), file.read_bytes())
+    soon = found.evidence(clock.now())["expires_soon"]
+    assert isinstance(soon, list)
+    return soon
 
 
 def _member(path: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -139,11 +140,22 @@ def test_a_snapshot_by_a_stranger_is_red(place: Place) -> None:
         check_backup_health()
 
 
-def test_metrics_that_cannot_be_written_cost_no_look(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_that_a_full_disk_refuses_cost_no_look_and_are_told(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     place.create(one_server)
-    backup_vps1()
-    shutil.rmtree(place.metrics)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place.metrics], check=True)
+    try:
+        backup_vps1()
+        before = (place.metrics / "gx-backup-run-vps1.prom").read_bytes()
+        with (place.metrics / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(1024))
 
-    check_backup_health()
+        check_backup_health()
 
-    assert "metrics health: cannot be published" in caplog.text
+        assert "metrics health: cannot be published: [Errno 28] No space left on device" in caplog.text
+        assert (place.metrics / "gx-backup-run-vps1.prom").read_bytes() == before
+        assert {file.name for file in place.metrics.iterdir()} == {"filler", "gx-backup-run-vps1.prom"}
+    finally:
+        subprocess.run(["umount", place.metrics], check=True)

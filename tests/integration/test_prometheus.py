@@ -1,166 +1,161 @@
-"""A real Prometheus reads our figures as node_exporter serves them; the alert fires when backups stop, and clears."""
+"""What a real Prometheus is told by node_exporter and by a real Pushgateway, also where writing the figures is cut."""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
+import signal
 import subprocess
-import urllib.request
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
-import yaml
-from estate import PROJECT, await_condition, end, free_port
+from prometheus_client import delete_from_gateway
 
-from gxbackup import clock, health, layout, metrics
-from gxbackup.proofs import Proofs, Rehearsal
+from gxbackup import clock, health, metrics
+from gxbackup.errors import SetupError
 from gxbackup.watch import Surroundings
-from tests.unit.catalogs import SERVER, SITE, Promised, Shelf, Taken, inventory
+from tests.prometheus_server import Watched, fetch, watched
+from tests.unit.catalogs import SITE, Promised, Shelf, Taken, inventory
+
+# A process that publishes figures which all say 2, and is killed at the moment that it is told.
+KILLED = """
+import os, resource, signal, sys
+from prometheus_client import CollectorRegistry, Gauge
+from gxbackup import metrics
+
+moment = sys.argv[1]
+
+def kill(event, arguments):
+    if event == moment and any(str(word).endswith(".new") for word in arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if moment == "half":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel kills whoever writes more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sys.addaudithook(kill)
+registry = CollectorRegistry()
+gauge = Gauge("backup_probe_bytes", "Says which writer wrote it.", ["number"], registry=registry)
+for number in range(1000):
+    gauge.labels(number).set(2)
+metrics.publish(registry, "probe")
+print("written")
+"""
+PROBE = 'backup_probe_bytes{number="999"}'
 
 
-class Scraped:
-    """A Prometheus with our rules, and a folder whose *.prom files it scrapes every second."""
-
-    def __init__(self, root: Path) -> None:
-        self.folder = root / "textfile"
-        self.folder.mkdir()
-        self._root = root
-        self._url = f"http://127.0.0.1:{free_port()}"
-
-    def start(self) -> None:
-        self._serve()
-        rules = [self._fast(path) for path in sorted((PROJECT / "deployments" / "prometheus").glob("*.yaml"))]
-        target = f"127.0.0.1:{self._exporter.server_port}"
-        config = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-            "rule_files": rules,
-            "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [target]}]}],
-        }
-        (self._root / "prometheus.yml").write_text(yaml.safe_dump(config))
-        with (self._root / "prometheus.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    "prometheus", f"--config.file={self._root}/prometheus.yml",
-                    f"--storage.tsdb.path={self._root}/data",
-                    f"--web.listen-address={self._url.removeprefix('http://')}",
-                ],
-                stdout=log, stderr=subprocess.STDOUT, process_group=0,
-            )  # fmt: skip
-        await_condition("Prometheus", self._answers, 60, died=lambda: self._process.poll() is not None)
-
-    def stop(self) -> None:
-        end(self._process)
-        self._exporter.shutdown()
-        self._exporter.server_close()
-        self._thread.join()
-
-    def ask(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self._url}/api/v1/{path}", timeout=10) as answer:
-            return json.load(answer)["data"]
-
-    def firing(self) -> list[str]:
-        """Return every alert that fires as `NAME data_type`, also twice where it fires twice."""
-        alerts = [one for one in self.ask("alerts")["alerts"] if one["state"] == "firing"]
-        return sorted(f"{one['labels']['alertname']} {one['labels'].get('data_type', '')}".strip() for one in alerts)
-
-    def await_firing(self, *expected: str) -> None:
-        try:
-            await_condition(str(expected), lambda: self.firing() == sorted(expected), 60)
-        except TimeoutError:
-            assert self.firing() == sorted(expected)
-
-    def _answers(self) -> bool:
-        try:
-            return any(one["health"] == "up" for one in self.ask("targets")["activeTargets"])
-        except OSError:
-            return False
-
-    def _fast(self, path: Path) -> str:
-        """Copy rules, each `for` shortened to a second."""
-        document = yaml.safe_load(path.read_text())
-        for rule in (rule for group in document["groups"] for rule in group["rules"]):
-            if "for" in rule:
-                rule["for"] = "1s"
-        copy = self._root / path.name
-        copy.write_text(yaml.safe_dump(document))
-        return str(copy)
-
-    def _serve(self) -> None:
-        folder = self.folder
-
-        class Exporter(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = b"".join(file.read_bytes() for file in sorted(folder.glob("*.prom")))
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._exporter = ThreadingHTTPServer(("127.0.0.1", 0), Exporter)
-        self._thread = Thread(target=self._exporter.serve_forever)
-        self._thread.start()
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with watched(tmp_path_factory.mktemp("watched"), pushgateway=True) as made:
+        yield made
 
 
-@pytest.fixture
-def scraped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scraped]:
-    made = Scraped(tmp_path)
-    monkeypatch.setenv("GX_TEXTFILE_DIR", str(made.folder))
+@pytest.fixture(autouse=True)
+def _clean(seen: Watched, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("GX_TEXTFILE_DIR", str(seen.textfile))
     monkeypatch.delenv("GX_PUSHGATEWAY_URL", raising=False)
-    made.start()
-    yield made
-    made.stop()
+    yield
+    for file in seen.textfile.iterdir():
+        file.unlink()
 
 
-def look(shelf: Shelf, proofs: Proofs | None = None, seen_at: datetime | None = None) -> None:
-    """Write what check-backup-health writes of this shelf."""
-    wanted = inventory(website=Promised())
+def look(shelf: Shelf, seen_at: datetime | None = None) -> None:
+    """Publish what check-backup-health publishes of this shelf."""
     now = seen_at or clock.now()
-    conditions = health.conditions([shelf.catalog()], wanted, {SERVER: proofs} if proofs else {}, now)
+    conditions = health.conditions([shelf.catalog()], inventory(website=Promised()), {}, now)
     findings = [finding for one in conditions for finding in one.findings]
     metrics.publish(metrics.of_health(conditions, findings, Surroundings(), now), "health")
 
 
-def test_alerts_fire_by_name_when_things_go_wrong_and_clear_when_they_are_mended(scraped: Scraped) -> None:
-    now = clock.now()
-    shelf = Shelf()
-
-    scraped.await_firing("BackupMetricsMissing")
-
-    look(shelf)
-    scraped.await_firing("BackupNeverSucceeded website")
-
-    for days in (45, 44, 43, 42, 41, 40):
-        shelf.back_up(now - timedelta(days=days), [Taken(SITE, size_bytes=10_000_000)])
-    look(shelf)
-    scraped.await_firing("BackupJobFailed website")
-
-    half = shelf.back_up(now - timedelta(hours=1), [Taken(SITE, size_bytes=5_000_000)])
-    look(shelf)
-    scraped.await_firing("BackupSizeAnomaly website")
-
-    shelf.back_up(now, [Taken(SITE, size_bytes=10_000_000)])
-    failed = Rehearsal(snapshot=half, at=now, rto_seconds=2, failure="expected 600000 rows, seen 599999")
-    proofs = Proofs(server=SERVER).with_rehearsals({SITE: failed})
-    look(shelf, proofs)
-    scraped.await_firing("RestoreRehearsalFailed website")
-
-    mended = Rehearsal(snapshot=layout.snapshot_id(now), at=now, rto_seconds=2)
-    look(shelf, proofs.with_rehearsals({SITE: mended}))
-    scraped.await_firing()
+def fill(file: Path) -> None:
+    """Write until the disk takes no more."""
+    with file.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(b"x" * 1024)
 
 
-def test_figures_that_nobody_wrote_for_hours_are_an_alert_of_their_own(scraped: Scraped) -> None:
+def probe(moment: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", KILLED, moment], env=environment, capture_output=True, text=True)
+
+
+def test_figures_that_nobody_wrote_for_hours_are_an_alert_of_their_own(seen: Watched) -> None:
     shelf = Shelf()
     shelf.back_up(clock.now() - timedelta(hours=5), [Taken(SITE)])
 
     look(shelf, seen_at=clock.now() - timedelta(hours=4))
 
-    scraped.await_firing("BackupHealthUnknown")
+    seen.await_firing("BackupHealthUnknown")
+    look(shelf)
+    seen.await_firing()
+
+
+def test_a_pushgateway_carries_the_alert_and_its_end_where_no_file_is_written(
+    seen: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GX_PUSHGATEWAY_URL", seen.pushgateway)
+    monkeypatch.delenv("GX_TEXTFILE_DIR")
+    monkeypatch.setattr(metrics, "DEFAULT_DIR", Path("/nowhere"))
+    shelf = Shelf()
+    for days in (42, 41, 40):
+        shelf.back_up(clock.now() - timedelta(days=days), [Taken(SITE)])
+
+    look(shelf)
+    seen.await_firing("BackupJobFailed vps1 website")
+
+    shelf.back_up(clock.now(), [Taken(SITE)])
+    look(shelf)
+    seen.await_firing()
+    told = [line for line in fetch(f"{seen.pushgateway}/metrics").splitlines() if line.startswith("backup_copies")]
+    delete_from_gateway(seen.pushgateway, job="gx-backup-health")
+    assert told == ['backup_copies{data_type="website",instance="",job="gx-backup-health",server="vps1"} 4']
+
+
+def test_a_pushgateway_that_refuses_is_said_and_the_file_is_written_all_the_same(
+    seen: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GX_PUSHGATEWAY_URL", f"{seen.pushgateway}/nothing/here")
+
+    with pytest.raises(SetupError, match="metrics health: cannot be published: HTTP Error 404"):
+        look(Shelf())
+
+    assert seen.figures()['backup_copies{data_type="website",server="vps1"}'] == 0
+
+
+def test_a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new_one_and_it_is_served(seen: Watched) -> None:
+    file = seen.textfile / "gx-backup-probe.prom"
+    file.write_text("".join(f'backup_probe_bytes{{number="{number}"}} 1\n' for number in range(1000)))
+    old = file.read_bytes()
+
+    for moment in ("open", "half", "os.chmod", "os.rename"):
+        done = probe(moment)
+
+        assert done.returncode in (-signal.SIGKILL, -signal.SIGXFSZ), (moment, done.stderr)
+        assert file.read_bytes() == old, moment
+        served = seen.figures()
+        assert (served[PROBE], served["node_textfile_scrape_error"]) == (1, 0), moment
+
+    assert len([*seen.textfile.glob("*.new")]) > 0
+    assert probe("never").stdout == "written\n"
+    served = seen.figures()
+    assert (served[PROBE], served["node_textfile_scrape_error"]) == (2, 0)
+    assert [entry.name for entry in seen.textfile.iterdir()] == [file.name]
+
+
+def test_a_disk_that_is_full_leaves_the_old_file_and_it_is_served(seen: Watched) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", seen.textfile], check=True)
+    try:
+        look(Shelf())
+        old = (seen.textfile / "gx-backup-health.prom").read_bytes()
+        fill(seen.textfile / "filler")
+
+        with pytest.raises(SetupError, match="metrics health: cannot be published: .*No space left"):
+            look(Shelf(), seen_at=clock.now() + timedelta(hours=1))
+
+        assert (seen.textfile / "gx-backup-health.prom").read_bytes() == old
+        assert seen.figures()['backup_copies{data_type="website",server="vps1"}'] == 0
+        assert [*seen.textfile.glob("*.new")] == []
+    finally:
+        subprocess.run(["umount", seen.textfile], check=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -97,30 +95,3 @@ def test_a_folder_that_is_gone_is_said_and_leaves_nothing(tmp_path: Path, monkey
         metrics.publish(registry(), "health")
 
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_pushgateway_gets_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    got: list[tuple[str, bytes]] = []
-
-    class Gateway(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            got.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Gateway)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("GX_TEXTFILE_DIR", str(tmp_path))
-    monkeypatch.setenv("GX_PUSHGATEWAY_URL", f"http://127.0.0.1:{server.server_port}")
-    try:
-        metrics.publish(registry(), "health")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    assert got == [("/metrics/job/gx-backup-health", generate_latest(registry()))]

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from gxbackup import layout, verifying
+from gxbackup.health import Finding
 from gxbackup.inventory import Inventory
 from gxbackup.proofs import Proofs, opened_name
 from gxbackup.verifying import ToOpen
@@ -62,3 +63,17 @@ def test_the_sample_is_another_one_on_every_day_and_the_same_on_one() -> None:
     assert len(set(samples)) == 3
     newest = layout.snapshot_id(day(60))
     assert all(newest in sample and len(sample) == 1 + 3 for sample in samples)
+
+
+def test_a_file_that_its_hash_showed_to_be_rotten_is_not_opened_too() -> None:
+    wanted = inventory(website=Promised(), ssh_keys=Promised())
+    shelf = Shelf()
+    snapshot = shelf.back_up(day(0), [Taken(SITE), Taken(KEYS)])
+    chosen = due(shelf, wanted, Proofs(server=SERVER), day(0))
+    rotten = next(one.artifact for one in chosen if one.artifact.data_type == SITE)
+    message = f"{snapshot}/{rotten.parts[0].path}: expected sha256 0123456789abcdef…, seen no file"
+    told = Finding(level="failing", subject="vps1 website", message=message, runbook=verifying.RUNBOOK)
+
+    left = verifying.not_told_yet(chosen, [told])
+
+    assert [one.artifact.data_type for one in left] == [KEYS]
