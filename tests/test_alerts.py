@@ -17,6 +17,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 RULES = PROJECT / "deployments" / "prometheus"
 RUNBOOKS = PROJECT / "docs" / "runbooks"
 DASHBOARD = PROJECT / "deployments" / "grafana" / "dashboard.json"
+HEADINGS = ["## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
 FIGURE = re.compile(r"\bbackup_[a-z_]+\b")
 
 
@@ -61,7 +62,7 @@ def test_every_alert_has_a_page_with_meaning_impact_diagnosis_and_mitigation(nam
     page = (RUNBOOKS / f"alert-{name}.md").read_text()
 
     headings = re.findall(r"^#+ .*$", page, re.MULTILINE)
-    assert headings == [f"# alert-{name}", "## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
+    assert headings == [f"# alert-{name}", *HEADINGS]
 
 
 def test_no_page_is_left_of_an_alert_that_is_gone() -> None:
@@ -73,6 +74,25 @@ def test_no_page_is_left_of_an_alert_that_is_gone() -> None:
 def loki_alerts() -> list[str]:
     document = yaml.safe_load((PROJECT / "deployments" / "loki" / "rules.yaml").read_text())
     return [rule["alert"] for group in document["groups"] for rule in group["rules"]]
+
+
+def automations() -> dict[str, dict[str, Any]]:
+    document = yaml.safe_load((PROJECT / "deployments" / "automations.yaml").read_text())
+    return {automation["name"]: automation for automation in document["automations"]}
+
+
+@pytest.mark.parametrize("name", automations())
+def test_every_message_of_prefect_has_its_page_the_one_that_it_names(name: str) -> None:
+    [row] = re.findall(rf"^\| {name} \| (.*) \|$", (RUNBOOKS / "README.md").read_text(), re.MULTILINE)
+    [page] = re.findall(r"\]\(([a-zA-Z-]+)\.md\)", row)
+    body = automations()[name].get("notify", {"body": f"docs/runbooks/{page}.md"})["body"]
+
+    assert f"docs/runbooks/{page}.md" in body
+    assert re.findall(r"^## .*$", (RUNBOOKS / f"{page}.md").read_text(), re.MULTILINE) == HEADINGS
+
+
+def test_no_page_is_left_of_a_message_that_is_gone() -> None:
+    assert {page.stem for page in RUNBOOKS.glob("gx-*.md")} <= {*automations()}
 
 
 def test_lokis_rule_reads_the_files_that_flows_write() -> None:

@@ -143,6 +143,14 @@ def test_everything_that_a_person_starts_has_its_runbook(name: str) -> None:
     assert f"prefect deployment run {name}" in page
 
 
+@pytest.mark.parametrize("name", [name for name in deployments() if name.startswith("restore-")])
+def test_every_restore_has_a_page_with_meaning_impact_diagnosis_and_mitigation(name: str) -> None:
+    page = (PROJECT / "docs" / "runbooks" / f"{name}.md").read_text(encoding="utf-8")
+
+    headings = re.findall(r"^## .*$", page, re.MULTILINE)
+    assert headings == ["## Meaning", "## Impact", "## Diagnosis", "## Mitigation"]
+
+
 def test_every_runbook_is_found_from_the_first_page() -> None:
     index = (PROJECT / "docs" / "runbooks" / "README.md").read_text(encoding="utf-8")
 

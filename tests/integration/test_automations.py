@@ -153,6 +153,7 @@ def test_a_failed_backup_is_told_once_with_what_failed_what_is_safe_and_the_page
     assert "safe in this snapshot: ssh-keys" in failed
     assert "docs/runbooks/alert-BackupJobFailed.md" in failed
     assert skipped.startswith("backup-vps3 was cancelled\nlimit reached")
+    assert "docs/runbooks/gx-backup-skipped.md" in skipped
     server.run("verify-backups", ["proof"], running, {"type": "CRASHED", "name": "Crashed", "message": "gone"})
     await_condition("the third message", lambda: len(server.got) >= 3, 60)
     assert [text.partition("\n")[0] for text in server.messages()].count("verify-backups Crashed") == 1
@@ -162,8 +163,8 @@ def test_a_failed_backup_is_told_once_with_what_failed_what_is_safe_and_the_page
 SAFE = "is still safe"
 FIRED = {
     "backup-crashed Crashed": ("worker gone", SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
-    "backup-waiting is late": ("No worker took the run", SAFE, "docs/runbooks/check-backup-health.md"),
-    "backup-stuck has been running for twelve hours": (SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
+    "backup-waiting is late": ("No worker took the run", SAFE, "docs/runbooks/gx-run-late.md"),
+    "backup-stuck has been running for twelve hours": (SAFE, "docs/runbooks/gx-run-stuck.md"),
     "backup-once has not succeeded for 26 hours": (SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
     "backup-twice has not succeeded for 8 hours": (SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
     "backup-killed Crashed": ("no heartbeat for two minutes", SAFE, "docs/runbooks/alert-BackupJobFailed.md"),
