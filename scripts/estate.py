@@ -137,12 +137,14 @@ class Estate:
         self._children.append(child)
         return child
 
-    def start_server(self, port: int | None = None, **extra: str) -> subprocess.Popen[bytes]:
+    def start_server(
+        self, port: int | None = None, address: str = "127.0.0.1", **extra: str
+    ) -> subprocess.Popen[bytes]:
         """Start a Prefect server with SQLite and wait until it answers."""
         port = port or free_port()
-        self.url = f"http://127.0.0.1:{port}/api"
+        self.url = f"http://{address}:{port}/api"
         child = self.start(
-            "server", str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port), **extra
+            "server", str(BIN / "prefect"), "server", "start", "--host", address, "--port", str(port), **extra
         )
         self._server = child
         await_condition("Prefect server", self._answers, 120, died=lambda: child.poll() is not None)
