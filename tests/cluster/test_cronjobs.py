@@ -7,14 +7,18 @@ import os
 import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.backup_vps1 import backup_vps1
+from flows.check_backup_health import check_backup_health
 from gxbackup import clock, watch
 from gxbackup.adapters import cronjobs
 from gxbackup.adapters.cluster import Cluster
-from gxbackup.errors import SourceMissingError
+from gxbackup.errors import SourceMissingError, UnprovenError
+from tests.flows.conftest import Place
 
 pytestmark = pytest.mark.cluster
 NAMESPACE = f"gxt-cronjobs-{os.getpid()}"
@@ -77,3 +81,39 @@ def test_a_suspended_one_is_failing_although_it_succeeded() -> None:
 def test_one_that_is_not_there_is_named() -> None:
     with pytest.raises(SourceMissingError, match=f"CronJob {NAMESPACE}/redis-backup: expected, seen none"):
         cronjobs.look(Cluster(), NAMESPACE, "redis-backup")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_hourly_look_sees_those_that_are_there_and_fails_for_one_suspended_and_one_gone_until_they_are_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = [("backend-mainnet", "postgres-backup"), ("backend-mainnet", "redis-backup")]
+    broken = [(NAMESPACE, "paused"), (NAMESPACE, "gone")]
+
+    def edit(document: dict[str, Any]) -> None:
+        document["servers"] = {"vps1": document["servers"]["vps1"]}
+        document["watch"] = {"cronjobs": [{"namespace": where, "name": name} for where, name in there + broken]}
+
+    place = Place(tmp_path, monkeypatch)
+    place.site.mkdir(parents=True)
+    place.etc.mkdir()
+    for folder in (place.site, place.etc):
+        (folder / "file").write_text("one")
+    place.create(edit)
+    backup_vps1()
+
+    with pytest.raises(UnprovenError, match=f"2 failing: CronJob {NAMESPACE}/paused; CronJob {NAMESPACE}/gone\n"):
+        check_backup_health()
+
+    assert (
+        f"| 🔴 failing | CronJob {NAMESPACE}/paused | is suspended | docs/runbooks/alert-BackupCronJobOverdue.md |"
+        in (caplog.text)
+    )
+    assert f"CronJob {NAMESPACE}/gone: expected, seen none" in caplog.text
+    seen = (place.metrics / "gx-backup-health.prom").read_text()
+    for where, name in there:
+        assert f'backup_cronjob_last_success_timestamp{{cronjob="{name}",namespace="{where}"}}' in seen
+
+    kubectl("patch", "cronjob", "paused", "-n", NAMESPACE, "--patch", '{"spec": {"suspend": false}}')
+    kubectl("apply", "-f", "-", stdin=json.dumps(manifest("gone", "true")))
+    check_backup_health()
