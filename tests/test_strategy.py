@@ -89,7 +89,7 @@ ROWS = (
     )),
     Row("Peer Ledger", LEDGER_NODES, "peer-ledger", 24, 30, "restore-peer-ledger", (
         LEDGER_FLOWS,
-        f"{DRIVERS}::test_a_volume_of_another_driver_is_kept_on_two_days_and_comes_back_at_its_height",
+        f"{DRIVERS}::test_a_volume_of_a_csi_driver_is_kept_on_two_days_and_comes_back_at_its_height",
     )),
     Row("Chaincode Packages", ("mainnet",), "chaincode-packages", 168, 90, "restore-chaincode", (
         "tests/cluster/test_ledger_flows.py::test_a_peer_gets_its_chaincode_back_and_is_started_again",

@@ -1,4 +1,4 @@
-"""A ledger on a volume that only its driver can mount: a disk image, by a plugin of a real kubelet."""
+"""A ledger on a volume that only its CSI driver can mount: a disk image, mounted by way of a real kubelet."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import pytest
 from gxbackup.adapters.cluster import OURS, Cluster
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
-from gxbackup.adapters.volumes import mounted_at, volume_of
+from gxbackup.adapters.volumes import Volume, mounted_at, volume_of
 from gxbackup.errors import RestoreError, SourceMissingError
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.sources.ledger import Ledger
 from tests import fabric_network
+from tests.cluster.csi_driver import DRIVER, NodeDriver
 from tests.cluster.fabric_nodes import NODE, WRITES, node
 from tests.cluster.scratch_api import kubectl
 from tests.fabric_network import CHANNEL, HEIGHT, BlockWriter
@@ -28,16 +29,6 @@ from tests.opened import read, work
 
 pytestmark = pytest.mark.cluster
 NAMESPACE, CLAIM = "gxt-driver", "data-peer0-org1-0"
-# Told by the kubelet: its verb, the folder to mount at, and the volume's options as JSON.
-PLUGIN = """#!/bin/sh
-case $1 in
-init) echo '{"status": "Success", "capabilities": {"attach": false}}' ;;
-mount) image=$(echo "$3" | sed 's/.*"image":"\\([^"]*\\)".*/\\1/')
-    mkdir -p "$2" && mount -o loop "$image" "$2" && echo '{"status": "Success"}' ;;
-unmount) umount "$2" && echo '{"status": "Success"}' ;;
-*) echo '{"status": "Not supported"}'; exit 1 ;;
-esac
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,31 +44,30 @@ def host(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ho
     with image.open("wb") as disk:
         disk.truncate(256 * 1024**2)
     subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    plugin = run_dir / "kubelet-plugins" / "gxt~image" / "image"
-    plugin.parent.mkdir(parents=True, exist_ok=True)
-    plugin.with_name(".image").write_text(PLUGIN)  # the kubelet calls a plugin as soon as it is there
-    plugin.with_name(".image").chmod(0o755)
-    plugin.with_name(".image").rename(plugin)
     claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "256Mi"}}, "storageClassName": ""}
-    kubectl("create", "namespace", NAMESPACE)
-    try:
-        for one in (
-            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "gxt-driver"},
-             "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "256Mi"}, "storageClassName": "",
-                      "persistentVolumeReclaimPolicy": "Retain", "claimRef": {"namespace": NAMESPACE, "name": CLAIM},
-                      "flexVolume": {"driver": "gxt/image", "options": {"image": str(image)}}}},
-            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM, "namespace": NAMESPACE},
-             "spec": {**claim, "volumeName": "gxt-driver"}},
-            node("peer0-org1", "peer", ["bash", "-c", WRITES], files.PRODUCTION["peer"], NAMESPACE),
-        ):  # fmt: skip
-            kubectl("apply", "--filename=-", stdin=json.dumps(one))
-        cluster = Cluster()
-        until(lambda: any(pod.ready for pod in cluster.pods(NAMESPACE)), "the peer is ready", 180)
-        yield Host(Containers(), cluster)
-    finally:
-        kubectl("delete", "namespace", NAMESPACE)
-        kubectl("delete", "persistentvolume", "gxt-driver")
-        shutil.rmtree(plugin.parent)
+    with NodeDriver(run_dir / "kubelet", NODE).running():
+        try:
+            for one in (
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+                {"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER},
+                 "spec": {"attachRequired": False}},
+                {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "gxt-driver"},
+                 "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "256Mi"}, "storageClassName": "",
+                          "persistentVolumeReclaimPolicy": "Retain",
+                          "claimRef": {"namespace": NAMESPACE, "name": CLAIM},
+                          "csi": {"driver": DRIVER, "volumeHandle": str(image)}}},
+                {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                 "metadata": {"name": CLAIM, "namespace": NAMESPACE}, "spec": {**claim, "volumeName": "gxt-driver"}},
+                node("peer0-org1", "peer", ["bash", "-c", WRITES], files.PRODUCTION["peer"], NAMESPACE),
+            ):  # fmt: skip
+                kubectl("apply", "--filename=-", stdin=json.dumps(one))
+            cluster = Cluster()
+            until(lambda: any(pod.ready for pod in cluster.pods(NAMESPACE)), "the peer is ready", 180)
+            yield Host(Containers(), cluster)
+        finally:
+            kubectl("delete", "namespace", NAMESPACE)  # with the driver there, which the kubelet tells to unmount
+            kubectl("delete", "persistentvolume", "gxt-driver")
+            kubectl("delete", "csidriver", DRIVER)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +81,7 @@ def volume(host: Host, source: Ledger) -> Path:
     return mounted_at(volume_of(host.cluster, NAMESPACE, CLAIM), pod.uid, Path(source.kubelet_dir))
 
 
-def test_a_volume_of_another_driver_is_kept_on_two_days_and_comes_back_at_its_height(
+def test_a_volume_of_a_csi_driver_is_kept_on_two_days_and_comes_back_at_its_height(
     host: Host, source: Ledger, tmp_path: Path
 ) -> None:
     folder = volume(host, source)
@@ -114,6 +104,7 @@ def test_a_volume_of_another_driver_is_kept_on_two_days_and_comes_back_at_its_he
 
     there = volume(host, source)
     assert there != folder
+    assert there.parts[-4:-1] == ("volumes", "kubernetes.io~csi", "gxt-driver")
     assert f"its claim {CLAIM} is exchanged; heights kept: channel2 7, {CHANNEL} {HEIGHT}; not mounted now" in told[0]
     assert [one.capture.settings["level"] for one in (first, second)] == [0, 1]
     assert [one.end.shortfalls for one in (first, second)] == [(), ()]
@@ -153,6 +144,14 @@ def test_a_volume_that_is_not_mounted_here_is_an_error_that_names_its_driver(
 ) -> None:
     elsewhere = source.model_copy(update={"kubelet_dir": str(tmp_path)})
 
-    with pytest.raises(SourceMissingError, match=r"volume gxt-driver \(driver unknown\): expected mounted below"):
+    with pytest.raises(SourceMissingError, match=rf"volume gxt-driver \(driver {DRIVER}\): expected mounted below"):
         elsewhere.collect(host, "peer-ledger")
     assert not host.cluster.pods(NAMESPACE, ",".join(f"{key}={value}" for key, value in OURS.items()))
+
+
+def test_a_volume_of_another_kind_of_driver_is_found_where_the_kubelet_mounts_it(host: Host, source: Ledger) -> None:
+    (pod,) = host.cluster.pods(NAMESPACE, "tier=peer")
+    (token,) = (Path(source.kubelet_dir).resolve() / "pods" / pod.uid / "volumes" / "kubernetes.io~secret").iterdir()
+    secret = Volume(name=token.name, folder=None, driver="of the kubelet's own", nodes=())
+
+    assert mounted_at(secret, pod.uid, Path(source.kubelet_dir)) == token
