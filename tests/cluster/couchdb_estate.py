@@ -15,7 +15,6 @@ from gxbackup.adapters.cluster import Cluster
 from gxbackup.couchdb.client import CouchClient, path_of
 from tests.cluster.scratch_api import kubectl
 from tests.integration.couchdb_servers import PASSWORD, PROGRAMS, USER, golden
-from tests.integration.node import until
 
 IMAGE = "gx-test/base:1"
 PORT = 5984
@@ -51,10 +50,9 @@ def _blocks() -> dict[str, str]:
     files = {"databases": "".join(f"{number} {quote(name, safe='')}\n" for number, name in enumerate(names))}
     files["security"] = json.dumps(held[names[0]]["security"])
     for number, name in enumerate(names):
-        documents = [
-            {key: value for key, value in one.items() if key not in ("_rev", "_revisions")}
-            for one in held[name]["docs"]
-        ]
+        documents = [dict(one) for one in held[name]["docs"]]
+        for document in documents:
+            del document["_rev"], document["_revisions"]
         files[str(number)] = json.dumps({"docs": documents})
     return files
 
@@ -99,15 +97,10 @@ def fabric_state() -> Iterator[tuple[str, CouchClient]]:
     ]  # fmt: skip
     kubectl("create", "namespace", namespace)
     try:
-        kubectl(
-            "apply",
-            "-n",
-            namespace,
-            "-f",
-            "-",
-            stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
-        )
-        until(lambda: [pod.ready for pod in Cluster().pods(namespace)] == [True, True], "CouchDB and its peer", 240)
+        everything = {"apiVersion": "v1", "kind": "List", "items": objects}
+        kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(everything))
+        for name in ("couchdb", PEER):
+            kubectl("rollout", "status", "-n", namespace, f"statefulset/{name}", "--timeout=240s")
         with closing(CouchClient(Cluster().endpoint(namespace, "couchdb", PORT), USER, PASSWORD)) as client:
             yield namespace, client
     finally:

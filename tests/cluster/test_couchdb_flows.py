@@ -22,6 +22,7 @@ from tests.integration.test_couchdb_source import put, revision
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("prefect_server")]
 HEIGHT = 77
+USER_ID = "org.couchdb.user:explorer"
 
 
 @dataclass
@@ -55,6 +56,8 @@ def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
 
     with fabric_state() as (namespace, couch), pytest.MonkeyPatch.context() as patch:
         put(couch, "explorer", revision("mine", "aa"))
+        user = {"name": "explorer", "password": "x", "type": "user", "roles": ["reader"]}
+        couch.request("PUT", path_of("_users", USER_ID), body=json.dumps(user).encode())
         patch.setenv("PATH", programs_path())
         place = ServerPlace(tmp_path_factory.mktemp("couchdb"), patch)
         place.protect("mainnet", "vps3", reduce)
@@ -125,16 +128,18 @@ def test_destroyed_databases_come_back_with_every_revision_while_the_peer_is_sto
     assert fabric.peer() != peer
 
 
-def test_a_database_that_no_peer_made_comes_back_where_it_is_named(fabric: Fabric, snapshot: str) -> None:
+def test_databases_that_no_peer_made_come_back_where_they_are_named(fabric: Fabric, snapshot: str) -> None:
     before = state(fabric.couch)
-    drop(fabric.couch, "explorer")
+    for database in ("explorer", "_users"):
+        drop(fabric.couch, database)
 
     restore_couchdb(
         snapshot=snapshot, mode="in-place", approve=True, method="documents", peer_height=HEIGHT,
-        databases=["explorer"],
+        databases=["explorer", "_users"],
     )  # fmt: skip
 
     assert state(fabric.couch) == before
+    assert fabric.couch.get(path_of("_users", USER_ID))["roles"] == ["reader"]
 
 
 def test_by_default_a_state_ahead_of_its_peer_is_dropped_and_the_peer_makes_it_anew(
