@@ -50,7 +50,8 @@ def look_elsewhere(server: str, work: Work) -> Work:
             except BackupError as error:
                 unread.append(f"{name}: its copies are not compared, they could not be listed: {error.message}")
     elsewhere = sets.held(catalogs, inventory).get(namespace, [])
-    return work.model_copy(update={"elsewhere": tuple(elsewhere), "unread": tuple(unread)})
+    own = sets.held([catalog.load(host.remote(), inventory, server, work.area)], inventory).get(namespace, [])
+    return work.model_copy(update={"here": tuple(own), "elsewhere": tuple(elsewhere), "unread": tuple(unread)})
 
 
 @task(task_run_name="look at the registry of {work.data_type} {snapshot}", **BRIEF)

@@ -64,6 +64,7 @@ class Work(Frozen):
     area: Path = Field(description="private staging of this run; gone after it")
     safety_dir: Path = Field(description="where safety copies go; they stay")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="the flow's own parameters, by name")
+    here: tuple[Held, ...] = Field(default=(), description="what this server itself holds of a Fabric network")
     elsewhere: tuple[Held, ...] = Field(
         default=(), description="what other servers hold of the same Fabric network, newest first"
     )

@@ -25,8 +25,8 @@ from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.volumes import Volume, mounted_at, reached, used_at, volume_of
-from gxbackup.errors import BackupError, IntegrityError, RestoreRefusedError, SourceMissingError
-from gxbackup.fabric import blocks, heights
+from gxbackup.errors import BackupError, IntegrityError, SourceMissingError
+from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_restore import LedgerRestore, refuse_alone
 from gxbackup.frozen_copy import OURS, FrozenCopy
@@ -133,18 +133,14 @@ class Ledger(Restorable):
             refuse_alone(host.cluster.pods(self.namespace, self._selector()), restores)
         told = [line for one in restores for line in one.preview()]
         kept = heights.copies_of(restore.artifact for restore in restores)
-        if uneven := heights.uneven(kept):
-            raise RestoreRefusedError(
-                f"orderers of different heights must not be started together: {'; '.join(uneven)}",
-                "restore the pods of one height, or all of them from the artifact of one",
-            )
+        orderer_sets.require_even(kept, work)
         neighbours = self._neighbours(host)
         if not (self.role == "orderer" and work.options.get("allow_older")):
             heights.require_set([*kept, *neighbours])
         told += [f"{one.role} {one.name} on this node: {dict(one.heights)}" for one in neighbours] + [*work.unread]
         # Where orderers run, peers meet them and not their copies.
         met = self.role == "peer" and any(pod.ready for pod in host.cluster.pods(self.namespace, "tier=orderer"))
-        return told if met or work.options.get("unmatched") else told + heights.require_elsewhere(kept, work.elsewhere)
+        return told if met or work.options.get("unmatched") else told + orderer_sets.require_elsewhere(kept, work)
 
     def rehearse(self, host: Host, work: Work) -> list[str]:
         """Unpack each volume beside, compare every file's attributes, and check every block's data. Starts no node."""

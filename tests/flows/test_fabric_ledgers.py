@@ -178,8 +178,10 @@ def test_orderers_that_other_hosts_hold_at_another_height_alone_are_refused_with
     ledgers.play("vps3", here)
     backup_vps3()
 
-    with pytest.raises(RestoreRefusedError, match="channel channel2: orderer0-0 at 3, orderer1-0 at 5"):
+    with pytest.raises(RestoreRefusedError, match="channel channel2: orderer0-0 at 3, orderer1-0 at 5") as refused:
         restore_orderer_ledger("vps3", mode="in-place", allow_older=True, approve=True)
+    assert "no height is held of 2 of the 2 orderers" in str(refused.value)
+    assert "put no orderer's copy onto another" in str(refused.value)
     restore_orderer_ledger("vps3", unmatched=True)
     load = catalog.load
 
