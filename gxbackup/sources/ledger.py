@@ -25,18 +25,20 @@ from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.volumes import Volume, mounted_at, reached, used_at, volume_of
-from gxbackup.errors import BackupError, IntegrityError, SourceMissingError
+from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
+from gxbackup.fabric.ledger_evidence import blocks_seen
 from gxbackup.fabric.ledger_restore import LedgerRestore, refuse_alone
 from gxbackup.frozen_copy import OURS, FrozenCopy
-from gxbackup.model import Artifact, Capture, Evidence
+from gxbackup.model import Artifact, Capture
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Restorable, Work
 from gxbackup.sources.directory import AbsolutePath
 from gxbackup.tar_messages import TarMessages
 from gxbackup.tar_output import PIPE_BYTES, TarOutput
 
+NO_FOLDER = "a volume is read as a folder of its node alone: a block device, or one mounted by subPath alone, is not"
 NOT_THERE = "expected as in the last good copy, seen on no node; gone on purpose? name it in source.retired"
 
 
@@ -69,8 +71,9 @@ class Ledger(Restorable):
         Find the volumes that lie on this node; one capture for each.
 
         `last_good` is the newest good copy: without the level 0 that tar remembers here, a capture is a level 0. A pod
-        that it knows and that runs on no node now is a shortfall: its volume is not read.
-        Raises: SourceMissingError where no volume lies on this node, or one is not mounted on it.
+        that it knows and that runs on no node now is a shortfall: its volume is not read. A volume that is no folder
+        of this node fails where it is opened, alone.
+        Raises: SourceMissingError where no volume lies on this node, or none of them can be read.
         """
         node = self._node()
         pods = host.cluster.pods(self.namespace, self._selector())
@@ -81,14 +84,26 @@ class Ledger(Restorable):
                 f"{data_type}: expected pods {self.namespace} ({self._selector()}) on node {node}, seen {elsewhere}",
                 "a volume is read on the node that holds it: move the entry, or name its node as source.node",
             )
-        captures = [self._capture(host, data_type, pod, last_good) for pod in ours]
+        captures: list[Capture] = []
+        faulty: list[Capture] = []
+        for pod in ours:
+            try:
+                captures.append(self._capture(host, data_type, pod, last_good))
+            except SourceMissingError as error:
+                if len(faulty) == len(ours) - 1:
+                    raise
+                settings: dict[str, JsonValue] = {"pod": pod.name, "fault": error.message}
+                faulty.append(Capture(data_type=data_type, name=f"{pod.name}.tar", settings=settings))
         gone = missed(last_good, {pod.name for pod in pods if pod.node is not None}, self.retired)
-        return [captures[0].model_copy(update={"settings": {**captures[0].settings, "missed": gone}}), *captures[1:]]
+        told = captures[0].model_copy(update={"settings": {**captures[0].settings, "missed": gone}})
+        return [told, *captures[1:], *faulty]
 
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
         """Bring the copy to one moment, take its heights, then read it; the copy stays for the next run."""
         label = f"{capture.data_type}: {capture.settings['pod']}"
+        if fault := capture.settings.get("fault"):
+            raise SourceMissingError(f"{label}: {fault}", NO_FOLDER)
         running = [pod for pod in host.cluster.pods(self.namespace) if pod.name == capture.settings["pod"]]
         copy = frozen_copy(self._folder_now(host, capture, label), self.role)
         copy.approach(anew=capture.settings["level"] == 0)
@@ -99,7 +114,7 @@ class Ledger(Restorable):
         else:
             copy.settle()
         stood_still = (clock.now() - began).total_seconds() if running else 0.0
-        evidence, shortfalls = _look(copy.tree / files.CHAINS[self.role], label)
+        evidence, shortfalls = blocks_seen(copy.tree / files.CHAINS[self.role], label)
         gone = capture.settings.get("missed", [])
         assert isinstance(gone, list)
         shortfalls += tuple(f"{capture.data_type}: {name}: {NOT_THERE}" for name in gone)
@@ -256,33 +271,14 @@ def find_claim(host: Host, pod: Pod, role: str) -> tuple[str, Volume, str]:
         if mount and f"{production}/".startswith(f"{mount.rstrip('/')}/"):
             volume = volume_of(host.cluster, pod.namespace, claim)
             return claim, volume, production.removeprefix(mount.rstrip("/")).strip("/")
-    raise SourceMissingError(f"pod {pod.namespace}/{pod.name}: expected a claim at {production}, seen {pod.claims}")
+    what = f"pod {pod.namespace}/{pod.name}: expected a claim at {production}, seen {pod.claims}"
+    raise SourceMissingError(what, NO_FOLDER)
 
 
 def missed(last_good: Sequence[Artifact], seen: Collection[str], retired: Collection[str]) -> list[JsonValue]:
     """Return the pods that the last good copy was taken of, and that neither run nor are retired now."""
     known = {str(artifact.settings["pod"]) for artifact in last_good if "pod" in artifact.settings}
     return [*sorted(known - set(seen) - set(retired))]
-
-
-def _look(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:
-    """Return heights as the copied files tell them; a chain that does not hold is a shortfall, and is kept."""
-    evidence: Evidence = {}
-    seen: dict[str, JsonValue] = {}
-    tips: dict[str, JsonValue] = {}
-    shortfalls = []
-    for channel, folder in blocks.channels(chains).items():
-        try:
-            chain = blocks.read_chain(folder)
-        except IntegrityError as error:
-            shortfalls.append(f"{label}: channel {channel}: {error.message}")
-            continue
-        seen[channel], tips[channel] = chain.height, chain.last_header_sha256
-        if chain.torn_bytes:
-            evidence.setdefault("torn_bytes", chain.torn_bytes)
-    if not seen and not shortfalls:
-        shortfalls.append(f"{label}: expected channels in {chains.name}, seen none")
-    return {**evidence, "heights": seen, "tips": tips}, tuple(shortfalls)
 
 
 def _size_bytes(folder: Path, since: float) -> int:

@@ -245,6 +245,25 @@ def test_a_peer_without_a_pod_is_missed_beside_others_until_it_is_said_to_be_ret
     assert read(retired, cluster.host(), quiet, tmp_path).end.shortfalls == ()
 
 
+def test_a_volume_that_is_no_folder_of_its_node_is_a_shortfall_and_costs_no_other(
+    peer: LocalCluster, tmp_path: Path
+) -> None:
+    peer.volumes["peer1-org1-0"] = tmp_path
+    peer.mounts["peer1-org1-0"] = ""  # by subPath alone
+
+    read_whole, not_read = SOURCES["peer"].collect(peer.host(), "peer-ledger")
+
+    assert read(SOURCES["peer"], peer.host(), read_whole, tmp_path).end.shortfalls == ()
+    with pytest.raises(
+        SourceMissingError, match="peer1-org1-0: expected a claim at /var/hyperledger/prod"
+    ) as shortfall:
+        read(SOURCES["peer"], peer.host(), not_read, tmp_path)
+    assert "mounted by subPath alone" in shortfall.value.hints[0]
+    peer.mounts[PEER] = ""
+    with pytest.raises(SourceMissingError, match="expected a claim at"):
+        SOURCES["peer"].collect(peer.host(), "peer-ledger")
+
+
 def test_volumes_of_another_node_are_named_with_their_node(peer: LocalCluster) -> None:
     with pytest.raises(SourceMissingError, match=f"on node {socket.gethostname()}, seen {PEER} on here"):
         Ledger(role="peer").collect(peer.host(), "peer-ledger")
