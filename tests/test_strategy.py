@@ -82,6 +82,7 @@ ROWS = (
     Row("Fabric Crypto Materials", ("mainnet", "vps2"), "fabric-crypto", 24, 90, "restore-fabric-crypto", (
         f"{MAINNET}::test_a_ca_whose_keys_are_gone_comes_back",
         "tests/cluster/test_fabric_secrets.py::test_secrets_come_back_as_they_were_and_what_was_overwritten_is_kept",
+        "tests/cluster/test_fabric_claims.py::test_a_peer_and_an_admin_get_their_keys_back_from_their_claims",
     )),
     Row("Orderer Ledger", LEDGER_NODES, "orderer-ledger", 24, 30, "restore-orderer-ledger", (
         LEDGER_FLOWS,
