@@ -168,20 +168,20 @@ class _PodRunning:
                     self._stderr += data
                     del self._stderr[:-STDERR_KEPT_BYTES]
                 elif channel == STATUS:
-                    self._status = _exit_status(bytes(data), self._label)
+                    self._status = _exit_status(bytes(data), self._label, self._namespace)
                     self._ended = True
         return False
 
 
-def _exit_status(told: bytes, label: str) -> int:
-    """Read Kubernetes' last word; CommandError where the command was never run."""
+def _exit_status(told: bytes, label: str, namespace: str) -> int:
+    """Read Kubernetes' last word; CommandError where the command was never run, or its container went meanwhile."""
     status = json.loads(told)
     if status.get("status") == "Success":
         return 0
     for cause in (status.get("details") or {}).get("causes") or ():
         if cause.get("reason") == "ExitCode":
             return int(cause["message"])
-    raise CommandError(f"{label}: cannot run it: {status.get('message', told[:200])}")
+    raise CommandError(f"{label}: cannot run it: {status.get('message', told[:200])}", CUT_HINT.format(namespace))
 
 
 def _reason(error: Any) -> str:

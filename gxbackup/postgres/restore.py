@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from gxbackup.errors import BackupError, CommandError, IntegrityError, RestoreError, RestoreRefusedError
-from gxbackup.postgres import evidence, loading, refusals, swap
+from gxbackup.postgres import evidence, loading, refusals, reserve, swap
 from gxbackup.postgres.archive import NAME_BYTES, Archive, before_name, beside_name
 from gxbackup.postgres.script import NewRoles, lacking
 from gxbackup.postgres.server import Server, quoted_name, quoted_text
@@ -94,6 +94,8 @@ class Restore:
         made: list[str] = []
         properties: list[str] = []
         try:
+            if not self.is_scratch:
+                reserve.take(self.server, self.seen.data_directory)
             self._make_roles(new)
             for done, archive in enumerate(wanted):
                 beside = beside_name(self.to or archive.database)
@@ -105,6 +107,7 @@ class Restore:
             names = {beside_name(self.to or one.database): self.to or one.database for one in wanted}
             replaced = {name: before_name(name) for name in names.values() if name in self.seen.databases}
             home = self.seen.home_but([*names, *names.values()])
+            reserve.give_back(self.server, self.seen.data_directory)
         except BaseException as error:
             self._undo(made, new, error)
             if isinstance(error, CommandError):
@@ -227,6 +230,7 @@ class Restore:
 
     def _undo(self, made: Sequence[str], new: NewRoles, error: BaseException) -> None:
         """Drop what was made; where that fails too, the error says what is left."""
+        reserve.give_back(self.server, self.seen.data_directory)
         left: list[str] = []
         for database in made:
             try:
