@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from estate import BIN, Estate, await_condition, end, free_port
+from estate import BIN, PROJECT, Estate, await_condition, end, free_port
 from site_tree import describe, make_website
 
 TASKS = ("survey", "collect", "compress", "checksum", "upload", "verify", "commit", "prune")
@@ -34,6 +35,14 @@ def stopping(task):
     return run
 setattr(recipes, sys.argv[1], stopping(getattr(recipes, sys.argv[1])))
 backup_vps1()
+"""
+
+# A host whose clock is ten minutes fast; nothing but the product's own clock asks it.
+FAST_CLOCK = """
+from datetime import timedelta
+from gxbackup import clock
+right = clock.now
+clock.now = lambda: right() + timedelta(minutes=10)
 """
 
 
@@ -91,6 +100,12 @@ print(json.dumps([{"state": run.state_name, "message": run.state.message, "id": 
 """
     found: list[dict[str, Any]] = json.loads(estate.run(sys.executable, "-c", code, name).stdout.splitlines()[-1])
     return found
+
+
+def begin(estate: Estate, name: str) -> None:
+    """Start a deployment's run and wait for nothing: the command line takes longer to start than its run."""
+    found = httpx.get(f"{estate.url}/deployments/name/{name}/{name}", timeout=60).raise_for_status().json()
+    httpx.post(f"{estate.url}/deployments/{found['id']}/create_flow_run", json={}, timeout=60).raise_for_status()
 
 
 def on_remote(estate: Estate) -> dict[Path, tuple[int, int]]:
@@ -416,10 +431,18 @@ def test_a_prune_that_was_started_elsewhere_goes_on_on_the_servers_own_host(
     assert "Prune vps1 (done)" in (running.root / "logs" / "worker-vps1.log").read_text()
 
 
-def test_a_handover_to_a_host_that_is_gone_ends_at_once(running: Estate) -> None:
-    elsewhere = running.start_worker("vps3")
+def test_a_host_that_is_gone_ends_a_handover_at_once_and_the_hourly_look_names_it_as_it_names_a_wrong_clock(
+    running: Estate,
+) -> None:
+    (running.root / "fast").mkdir()
+    (running.root / "fast" / "sitecustomize.py").write_text(FAST_CLOCK)
+    elsewhere = running.start_worker("vps3", PYTHONPATH=f"{running.root / 'fast'}:{PROJECT}")
     try:
+        begin(running, "check-backup-health")
         done = running.run_deployment("prune-snapshots", "-p", "server=vps5", check=False)
+        await_condition(
+            "the look's end", lambda: any(run["state"] == "Failed" for run in runs(running, "check-backup-health")), 120
+        )
     finally:
         end(elsewhere)
 
@@ -427,6 +450,14 @@ def test_a_handover_to_a_host_that_is_gone_ends_at_once(running: Estate) -> None
     newest = runs(running, "prune-snapshots")[0]
     assert newest["state"] == "Failed"
     assert "no worker is online in its pool vps5" in newest["message"]
+    told = (running.root / "logs" / "worker-vps3.log").read_text()
+    for name in ("vps2", "vps4", "vps5"):
+        assert f"pool {name}: no worker is online there" in told
+    assert "pool vps3" not in told
+    assert "clock: differs by 10 min" in told
+    figures = (running.metrics / "gx-backup-health.prom").read_text()
+    [offset_seconds] = re.findall(r"^backup_clock_offset_seconds (\S+)$", figures, re.MULTILINE)
+    assert 590 < float(offset_seconds) < 660
 
 
 def test_a_handover_that_was_cancelled_before_it_began_never_begins(
