@@ -33,7 +33,7 @@ def restore_fabric_crypto(
         snapshot: a snapshot id such as 20261122_040000, or latest: the newest good one
         cas: a CA (ca-org1), a claim, or an organisation with its Secrets and claims (org1); empty: all of them
         server: mainnet, or vps2 for TestNet's Secrets
-        allow_older: also where a certificate on a claim was issued later than the one that was kept
+        allow_older: also where a certificate on a claim or in a Secret was issued later than the one that was kept
         unmatched: also where a CA's registry in PostgreSQL is of another moment than the snapshot: only where it was
             never lost, and the CA's certificate is still the same one
         mode: plan shows what would happen, scratch opens and compares all of it, in-place stops, restores and starts

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from gxbackup.adapters.cluster import CLAIM_FOLDER
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.secrets import ACCOUNT_TOKEN, SecretObject, list_secrets, put_secret
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
+from gxbackup.fabric.claim_restore import refuse_newer
 from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.fabric.crypto_tar import opened_crypto
 from gxbackup.model import Artifact
@@ -192,8 +193,13 @@ class SecretsRestore:
             raise IntegrityError("Secrets: expected those of the evidence, seen others")
 
     def preview(self) -> list[str]:
-        """Say which Secrets would be made and which overwritten; none is deleted."""
+        """
+        Say which Secrets would be made and which overwritten; none is deleted.
+
+        Raises: RestoreRefusedError where a certificate in one of them was issued since, and nobody allowed that.
+        """
         there, wanted = self._there(), self._wanted()
+        refuse_newer("Secrets", crypto_of(there.values()), crypto_of(wanted.values()), self._work)
         told = [f"Secrets: {sum(there.get(n) == s for n, s in wanted.items())} of {len(wanted)} are the same already"]
         for name, secret in wanted.items():
             if there.get(name) != secret:
@@ -235,6 +241,15 @@ class SecretsRestore:
     def _there(self) -> dict[str, SecretObject]:
         namespace = str(self._kept[0]["metadata"]["namespace"])
         return {str(one["metadata"]["name"]): one for one in list_secrets(self._host.cluster, namespace)}
+
+
+def crypto_of(secrets: Iterable[SecretObject]) -> CryptoInventory:
+    """Return the keys and certificates in the values of Secrets."""
+    crypto = CryptoInventory()
+    for secret in secrets:
+        for key, value in secret.get("data", {}).items():
+            crypto.add(f"{secret['metadata']['name']}/{key}", base64.b64decode(value))
+    return crypto
 
 
 def keeps_registry_elsewhere(artifact: Artifact) -> bool:

@@ -10,7 +10,6 @@ Source: strategy row Fabric Crypto Materials; facts B9, B10.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from gxbackup.adapters.secrets import list_secrets
 from gxbackup.chunk_stream import ChunkStream
 from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import claims
-from gxbackup.fabric.ca_restore import CaRestore, SecretsRestore, chosen_words, is_chosen
+from gxbackup.fabric.ca_restore import CaRestore, SecretsRestore, chosen_words, crypto_of, is_chosen
 from gxbackup.fabric.claim_restore import ClaimRestore
 from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.fabric.crypto_tar import CryptoTar
@@ -262,11 +261,7 @@ class FabricCrypto(Restorable):
         found = list_secrets(host.cluster, self.namespace)
         if not found:
             raise SourceMissingError(f"{capture.data_type}: expected Secrets in {self.namespace}, seen none")
-        crypto = CryptoInventory()
-        for secret in found:
-            for key, value in secret.get("data", {}).items():
-                crypto.add(f"{secret['metadata']['name']}/{key}", base64.b64decode(value))
-        evidence = crypto.evidence(clock.now())
+        evidence = crypto_of(found).evidence(clock.now())
         evidence["secrets"] = [str(secret["metadata"]["name"]) for secret in found]
         lines = ((json.dumps(secret, sort_keys=True) + "\n").encode() for secret in found)
         return ChunkStream(lines, lambda: StreamEnd(evidence))
