@@ -15,6 +15,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from gxbackup.adapters.cluster import Cluster
 from tests.cluster.scratch_api import kubectl
+from tests.cluster.worker_account import the_account
 
 IMAGE = "gx-test/base:1"
 
@@ -33,6 +34,13 @@ def prefect_server() -> Iterator[None]:
         patch.setattr("prefect.flow_engine._send_heartbeats", lambda *_, **__: nullcontext())
         with prefect_test_harness(server_startup_timeout=300):
             yield
+
+
+@pytest.fixture(scope="session")
+def worker_kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the kubeconfig of the worker's own account: once, since a namespace that is being deleted takes nothing."""
+    with the_account(tmp_path_factory.mktemp("worker")) as kubeconfig:
+        yield kubeconfig
 
 
 @pytest.fixture

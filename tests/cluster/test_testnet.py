@@ -1,14 +1,19 @@
-"""TestNet's databases as the operator runs them: backed up by their flow, destroyed, and brought back equal."""
+"""
+TestNet's databases as the operator runs them: backed up by their flow, destroyed, and brought back equal; all with the
+rights of the worker's own account, which is lent more only for a restore.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from flows.backup_testnet_databases import backup_testnet_databases
 from flows.restore_testnet_postgres import restore_testnet_postgres
 from flows.restore_testnet_redis import restore_testnet_redis
+from gxbackup.errors import CollectError
 from tests.cluster.protected import (
     ServerPlace,
     drop_redis_copies,
@@ -18,6 +23,8 @@ from tests.cluster.protected import (
     rows,
     sql,
 )
+from tests.cluster.worker_account import lent
+from tests.kubeconfigs import turn_to
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("prefect_server")]
 NAMESPACE = "backend-testnet"
@@ -25,9 +32,10 @@ DATABASES = ("backend", "explorer")
 
 
 @pytest.fixture(scope="module")
-def testnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPlace]:
+def testnet(tmp_path_factory: pytest.TempPathFactory, worker_kubeconfig: Path) -> Iterator[ServerPlace]:
     """Give the estate that plays vps2; all of its data types are promised, of which the flow takes the databases."""
     with pytest.MonkeyPatch.context() as patch:
+        turn_to(worker_kubeconfig, patch)
         made = ServerPlace(tmp_path_factory.mktemp("testnet"), patch)
         made.protect("vps2", "vps2")
         yield made
@@ -72,11 +80,14 @@ def test_tables_and_a_database_that_are_gone_come_back_row_for_row(snapshot: str
     assert sql(NAMESPACE, "select count(*) from rich", "backend") != "0"
 
 
-def test_a_flushed_redis_comes_back_key_for_key(snapshot: str) -> None:
+def test_a_flushed_redis_comes_back_key_for_key_once_the_worker_may_stop_it(snapshot: str) -> None:
     before = [keys(NAMESPACE, number) for number in (0, 1)]
     redis(NAMESPACE, "FLUSHALL")
 
-    restore_testnet_redis(snapshot=snapshot, mode="in-place", approve=True)
+    with pytest.raises(CollectError, match="statefulset backend-testnet/redis: expected to be allowed, seen 403"):
+        restore_testnet_redis(snapshot=snapshot, mode="in-place", approve=True)
+    with lent():
+        restore_testnet_redis(snapshot=snapshot, mode="in-place", approve=True)
 
     assert all(before)
     assert [keys(NAMESPACE, number) for number in (0, 1)] == before

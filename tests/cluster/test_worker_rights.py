@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gxbackup.adapters.secrets import list_secrets, put_secret
 from gxbackup.errors import CollectError, RestoreRefusedError
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
 from tests.cluster.objects_estate import captured, host, read, work
-from tests.cluster.scratch_api import ADMIN, kubectl
-from tests.kubeconfigs import turn_to, write_kubeconfig
+from tests.cluster.scratch_api import kubectl
+from tests.cluster.worker_account import MANIFESTS, kubeconfig_of, lent
+from tests.kubeconfigs import turn_to
 
 pytestmark = pytest.mark.cluster
-MANIFESTS = Path(__file__).resolve().parents[2] / "deployments" / "kubernetes"
 NAMESPACE = "gxt-rights"
 NARROW = {"apiGroups": [""], "resources": ["configmaps", "namespaces"], "verbs": ["list"]}
 SOURCE = KubernetesObjects()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster_with_a_worker() -> Iterator[None]:
-    """Give the worker's rights as the how-to does, and a second account that may list two kinds."""
+def narrow() -> Iterator[None]:
+    """Give a second account, which may list two kinds."""
     account = {"kind": "ServiceAccount", "name": "narrow", "namespace": NAMESPACE}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "gxt-narrow"}
     name = {"name": "narrow", "namespace": NAMESPACE}
@@ -45,34 +43,17 @@ def cluster_with_a_worker() -> Iterator[None]:
     ]  # fmt: skip
     everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
     try:
-        kubectl("apply", f"--filename={MANIFESTS / 'worker-rbac.yaml'}")
         kubectl("apply", "--filename=-", stdin=everything)
         yield
     finally:
-        for file in MANIFESTS.glob("*.yaml"):
-            kubectl("delete", "--ignore-not-found", "--wait=false", f"--filename={file}")
         kubectl("delete", "--ignore-not-found", "--wait=false", "--filename=-", stdin=everything)
 
 
-def kubeconfig_of(folder: Path, namespace: str, secret: str) -> Path:
-    """Write a kubeconfig with the token of a ServiceAccount, as the how-to does."""
-    deadline = time.monotonic() + 30
-    while "token" not in (
-        data := json.loads(kubectl("get", "secret", secret, "-n", namespace, "--output=json")).get("data", {})
-    ):
-        assert time.monotonic() < deadline, "the token is never filled in"
-        time.sleep(0.05)
-    server = yaml.safe_load(Path(ADMIN).read_text())["clusters"][0]["cluster"]["server"]
-    ca, token = base64.b64decode(data["ca.crt"]), base64.b64decode(data["token"]).decode()
-    return write_kubeconfig(folder / f"{secret}.kubeconfig", server, ca, token)
-
-
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def worker(worker_kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Be the worker."""
-    kubeconfig = kubeconfig_of(tmp_path, "gx-backup", "worker-kubeconfig")
-    turn_to(kubeconfig, monkeypatch)
-    return kubeconfig
+    turn_to(worker_kubeconfig, monkeypatch)
+    return worker_kubeconfig
 
 
 def test_the_worker_captures_every_kind(worker: Path) -> None:
@@ -131,8 +112,8 @@ def test_testnets_secrets_are_captured_always_and_put_back_only_while_the_worker
 
         with pytest.raises(CollectError, match="secret fabric-testnet/gxt-rights: expected to be allowed, seen 403"):
             put_secret(host().cluster, kept)
-        kubectl("apply", f"--filename={MANIFESTS / 'restore-rbac.yaml'}")
-        put_secret(host().cluster, kept)
+        with lent():
+            put_secret(host().cluster, kept)
 
         assert kept in list_secrets(host().cluster, "fabric-testnet")
     finally:
@@ -147,17 +128,10 @@ def test_objects_are_restored_only_while_the_worker_may(tmp_path: Path) -> None:
     with pytest.raises(RestoreRefusedError, match=f"ConfigMap {NAMESPACE}/mine: .*403 Forbidden"):
         SOURCE.preview(host(), job)
 
-    kubectl("apply", f"--filename={MANIFESTS / 'restore-objects-rbac.yaml'}")
-    assert SOURCE.apply(host(), job)[0] == "1 objects added, 0 changed, 0 were the same already"
+    with lent(MANIFESTS / "restore-objects-rbac.yaml"):
+        done = SOURCE.apply(host(), job)
 
-
-@pytest.mark.usefixtures("worker")
-def test_a_statefulset_is_scaled_only_while_the_worker_may() -> None:
-    kubectl("apply", f"--filename={MANIFESTS / 'restore-rbac.yaml'}")
-
-    host().cluster.scale("backend-testnet", "redis", 1)
-
-    assert host().cluster.replicas("backend-testnet", "redis") == 1
+    assert done[0] == "1 objects added, 0 changed, 0 were the same already"
 
 
 def may(kubeconfig: Path, verb: str, resource: str, subresource: str, namespace: str) -> bool:

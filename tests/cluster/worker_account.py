@@ -1,0 +1,52 @@
+"""The worker's ServiceAccount, as docs/how-to/give-the-worker-access-to-kubernetes.md makes it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from tests.cluster.scratch_api import ADMIN, kubectl
+from tests.kubeconfigs import write_kubeconfig
+
+MANIFESTS = Path(__file__).resolve().parents[2] / "deployments" / "kubernetes"
+RESTORES = MANIFESTS / "restore-rbac.yaml"
+
+
+@contextmanager
+def the_account(folder: Path) -> Iterator[Path]:
+    """Give the kubeconfig of the worker, which may read and run commands in pods; it is gone with the block."""
+    file = MANIFESTS / "worker-rbac.yaml"
+    try:
+        kubectl("apply", f"--filename={file}")
+        yield kubeconfig_of(folder, "gx-backup", "worker-kubeconfig")
+    finally:
+        kubectl("delete", "--ignore-not-found", "--wait=false", f"--filename={file}")
+
+
+@contextmanager
+def lent(file: Path = RESTORES) -> Iterator[None]:
+    """Lend the worker the rights of a manifest for the length of a block."""
+    try:
+        kubectl("apply", f"--filename={file}")
+        yield
+    finally:
+        kubectl("delete", "--ignore-not-found", f"--filename={file}")
+
+
+def kubeconfig_of(folder: Path, namespace: str, secret: str) -> Path:
+    """Write a kubeconfig with the token of a ServiceAccount, as the how-to does."""
+    deadline = time.monotonic() + 30
+    while "token" not in (
+        data := json.loads(kubectl("get", "secret", secret, "-n", namespace, "--output=json")).get("data", {})
+    ):
+        assert time.monotonic() < deadline, "the token is never filled in"
+        time.sleep(0.05)
+    server = yaml.safe_load(Path(ADMIN).read_text())["clusters"][0]["cluster"]["server"]
+    ca, token = base64.b64decode(data["ca.crt"]), base64.b64decode(data["token"]).decode()
+    return write_kubeconfig(folder / f"{secret}.kubeconfig", server, ca, token)
