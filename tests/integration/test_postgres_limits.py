@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +16,8 @@ from gxbackup.sources.postgres import Postgres
 from tests.integration.postgres_server import Protected, artifact_of, captured, host_with, work_of
 
 SOURCE = Postgres(namespace="backend-mainnet", pod="postgres-0")
-MB = 1_000_000
-LARGE = 500 * MB
-# In pieces, since one value of an SQL statement takes several times its size in memory.
-MAKE_LARGE = f"""SELECT lo_create(4711);
-DO $$ BEGIN FOR piece IN 0..9 LOOP
-  PERFORM lo_put(4711, piece * {LARGE // 10}::bigint, decode(repeat(md5(piece::text), {LARGE // 10 // 16}), 'hex'));
-END LOOP; END $$;"""
-DIGEST = "SELECT md5(lo_get(4711))"
+LARGE_BYTES = 500_000_000
+PIECE_BYTES = 1_000_000
 
 
 @pytest.fixture
@@ -53,21 +48,33 @@ def to_file(host: Host, capture: Capture, file: Path) -> Opened:
     return Opened(artifact=artifact_of(capture, ending, size_bytes), file=file)
 
 
+@pytest.fixture
+def large(postgres: Protected) -> Iterator[tuple[Path, str]]:
+    """Give a file of 500 MB that the server can read, no piece of which is like another, and its digest."""
+    file, digest = postgres.folder / "large", hashlib.md5(usedforsecurity=False)
+    with file.open("wb") as out:
+        for number in range(LARGE_BYTES // PIECE_BYTES):
+            piece = f"{number:020}".encode() + bytes(PIECE_BYTES - 20)
+            digest.update(piece)
+            out.write(piece)
+    yield file, digest.hexdigest()
+    file.unlink()
+
+
 @pytest.mark.usefixtures("made")
 def test_a_large_object_of_500_mb_is_captured_and_put_back_byte_for_byte(
-    postgres: Protected, host: Host, tmp_path: Path
+    postgres: Protected, host: Host, large: tuple[Path, str], tmp_path: Path
 ) -> None:
     postgres.psql("CREATE DATABASE blobs")
-    postgres.psql(MAKE_LARGE, "blobs")
-    before = postgres.psql(DIGEST, "blobs")
+    postgres.psql(f"SELECT lo_import('{large[0]}', 4711)", "blobs")
     opened = to_file(host, capture_of(host, "blobs"), tmp_path / "blobs.dump")
-    postgres.psql("SELECT lo_unlink(4711)", "blobs")
+    postgres.psql("SELECT lo_put(4711, 250000000, 'changed since')", "blobs")
 
     SOURCE.apply(host, work_of(SOURCE, (opened,), tmp_path, databases=["blobs"]))
 
-    assert opened.artifact.evidence["large_objects"] == {"count": 1, "bytes": LARGE}
-    assert opened.artifact.plain_size_bytes > LARGE
-    assert postgres.psql(DIGEST, "blobs") == before
+    assert opened.artifact.evidence["large_objects"] == {"count": 1, "bytes": LARGE_BYTES}
+    assert opened.artifact.plain_size_bytes > LARGE_BYTES
+    assert postgres.psql("SELECT md5(lo_get(4711))", "blobs") == large[1]
 
 
 @pytest.mark.usefixtures("made")
