@@ -7,18 +7,18 @@ Source: strategy row Chaincode Packages; facts B13: `<label>.<sha256>.tar.gz` ha
 from __future__ import annotations
 
 import hashlib
-import re
 import tarfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
 from gxbackup.adapters.host import Host
 from gxbackup.chunk_stream import ChunkStream
-from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
+from gxbackup.errors import BackupError, IntegrityError, RestoreError, SourceMissingError
+from gxbackup.fabric.packages import NAME, Package, contents, package_told
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream, StreamEnd
 from gxbackup.sources.base import Restorable, Work
@@ -27,7 +27,7 @@ from gxbackup.sources.directory import AbsolutePath
 CHUNK_BYTES = 1024**2
 LIST_TIMEOUT_SECONDS = 300
 PACKAGE_TIMEOUT_SECONDS = 600
-_PACKAGE = re.compile(r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+-]*)\.(?P<hash>[0-9a-f]{64})\.tar\.gz")
+RESTART_TIMEOUT_SECONDS = 600
 _LIST = """cd "$1" || exit 1
 for file in *.tar.gz; do
     [ -f "$file" ] || continue
@@ -38,21 +38,6 @@ done"""
 _PUT = """cd "$1" || exit 1
 umask 077
 cat >".$2.restored" && chown "$(stat -c %u:%g .)" ".$2.restored" && mv ".$2.restored" "$2" """
-
-
-class Package(NamedTuple):
-    """One package of one peer."""
-
-    name: str
-    size_bytes: int
-    peer: str
-
-    @property
-    def package_id(self) -> str:
-        """Spell it as Fabric does: `label:hash`."""
-        match = _PACKAGE.fullmatch(self.name)
-        assert match is not None
-        return f"{match['label']}:{match['hash']}"
 
 
 class Chaincode(Restorable):
@@ -126,7 +111,7 @@ class Chaincode(Restorable):
         packages, shortfalls = capture.settings["packages"], capture.settings["shortfalls"]
         assert isinstance(packages, list)
         assert isinstance(shortfalls, list)
-        chunks = self._tar(host, [_package(told) for told in packages])
+        chunks = self._tar(host, [package_told(told) for told in packages])
         try:
             yield ChunkStream(chunks, lambda: StreamEnd(shortfalls=tuple(map(str, shortfalls))))
         finally:
@@ -138,20 +123,22 @@ class Chaincode(Restorable):
 
     def preview(self, host: Host, work: Work) -> list[str]:
         """Say which peer lacks which package. Raises: RestoreRefusedError where a package or a peer is unknown."""
-        _read_packages(work)
+        contents(work.opened[0].file, work.data_type)
         told = []
         for peer, names in self._wanted(work).items():
             missing = self._missing(host.cluster.place(self.namespace, peer, container=self.container), names)
             told.append(f"{peer}: {len(missing)} of {len(names)} packages are missing or damaged there")
             told += [f"added: {name}" for name in missing]
+            if self._is_unaware(host.cluster.place(self.namespace, peer, container=self.container)):
+                told.append(f"{peer}: a restore that was cut gave it packages; it was not started again since")
         return [*told, "packages that a peer has already are left as they are"]
 
     def rehearse(self, host: Host, work: Work) -> list[str]:
         """Hold every package against its own name and the evidence; nothing needs a server for that."""
         del host
-        names = _read_packages(work)
+        names = contents(work.opened[0].file, work.data_type)
         expected = work.opened[0].artifact.evidence["packages"]
-        seen = [_package([name, 0, ""]).package_id for name in names]
+        seen = [package_told([name, 0, ""]).package_id for name in names]
         if sorted(seen) != expected:
             raise IntegrityError(f"{work.data_type}: expected the packages {expected}, seen {sorted(seen)}")
         return [f"{len(seen)} packages, each with the sha256 in its name"]
@@ -161,23 +148,37 @@ class Chaincode(Restorable):
         Give each peer the packages that it had and lacks now; then start it again, one after the other.
 
         Nothing is overwritten but a package whose content is not what its name says: no safety copy is needed. Killed
-        and run again, it goes on.
+        and run again, it goes on; a peer that got packages and was not started again since is started then.
         """
-        names = _read_packages(work)
+        names = contents(work.opened[0].file, work.data_type)
         done = []
         for peer, wanted in self._wanted(work).items():
             place = host.cluster.place(self.namespace, peer, container=self.container)
             missing = self._missing(place, wanted)
             place.run(["mkdir", "-p", self.packages_dir], timeout_seconds=LIST_TIMEOUT_SECONDS)
+            restarts = bool(work.options.get("restart", True) and (missing or self._is_unaware(place)))
+            if restarts:
+                # Whoever may not start it again is refused here, before the first package.
+                host.cluster.replicas(self.namespace, host.cluster.owner(self.namespace, peer))
+                place.run(["touch", self._unaware], timeout_seconds=LIST_TIMEOUT_SECONDS)
             for name in missing:
                 self._put(place, work, name, names[name])
             if left := self._missing(place, wanted):
                 raise RestoreError(f"{place.name}: expected {left[0]} after it was put there, seen none or another")
             done.append(f"{peer}: {len(missing)} packages put back")
-            if missing and work.options.get("restart", True):
+            if restarts:
                 self._restart(host, peer)
                 done.append(f"{peer}: started again, so that it knows them")
         return done
+
+    @property
+    def _unaware(self) -> str:
+        """Return the file in a peer's volume that says: it was given packages, and not started again since."""
+        return str(PurePosixPath(self.packages_dir) / ".restored-not-started-again")
+
+    def _is_unaware(self, place: Place) -> bool:
+        there = place.run(["test", "-e", self._unaware], timeout_seconds=LIST_TIMEOUT_SECONDS, check=False)
+        return there.returncode == 0
 
     def _list(self, place: Place) -> tuple[list[Package], list[str]]:
         """Return a peer's good packages, and what is wrong with the others."""
@@ -186,7 +187,7 @@ class Chaincode(Restorable):
         peer = place.name.rpartition("/")[2]
         for line in listed.text().splitlines():
             sha256, size_bytes, name = line.split(" ", 2)
-            match = _PACKAGE.fullmatch(name)
+            match = NAME.fullmatch(name)
             if match is None:
                 damaged.append(f"{place.name}: {name}: expected <label>.<sha256>.tar.gz as a package's name")
             elif match["hash"] != sha256:
@@ -220,7 +221,7 @@ class Chaincode(Restorable):
         peers = work.opened[0].artifact.evidence["peers"]
         assert isinstance(peers, dict)
         everything = [str(told[0]) for told in _told_packages(work)]
-        by_id = {_package([name, 0, ""]).package_id: name for name in everything}
+        by_id = {package_told([name, 0, ""]).package_id: name for name in everything}
         named = work.options.get("peers") or list(peers)
         assert isinstance(named, list)
         return {
@@ -249,22 +250,19 @@ class Chaincode(Restorable):
             file.unlink()
 
     def _restart(self, host: Host, peer: str) -> None:
+        """Have the StatefulSet make the pod anew; killed in between, it does so all the same."""
         name = host.cluster.owner(self.namespace, peer)
         replicas = host.cluster.replicas(self.namespace, name)
-        host.cluster.scale(self.namespace, name, 0)
+        host.cluster.delete_pod(self.namespace, peer, timeout_seconds=RESTART_TIMEOUT_SECONDS)
         host.cluster.scale(self.namespace, name, replicas)
+        place = host.cluster.place(self.namespace, peer, container=self.container)
+        place.run(["rm", "-f", self._unaware], timeout_seconds=LIST_TIMEOUT_SECONDS)
 
 
 def _peers(artifacts: Sequence[Artifact]) -> set[str]:
     """Return the peers that artifacts were taken of."""
     told = [artifact.evidence.get("peers") for artifact in artifacts]
     return {peer for peers in told if isinstance(peers, dict) for peer in peers}
-
-
-def _package(told: JsonValue) -> Package:
-    assert isinstance(told, list)
-    name, size_bytes, peer = told
-    return Package(str(name), int(str(size_bytes)), str(peer))
 
 
 def _as_list(told: JsonValue) -> list[JsonValue]:
@@ -274,22 +272,3 @@ def _as_list(told: JsonValue) -> list[JsonValue]:
 
 def _told_packages(work: Work) -> list[list[JsonValue]]:
     return [_as_list(told) for told in _as_list(work.opened[0].artifact.settings["packages"])]
-
-
-def _read_packages(work: Work) -> dict[str, tuple[int, int]]:
-    """
-    Return where each package's content lies in the artifact: name → begin and size.
-
-    Raises: RestoreRefusedError for a member that is no package, or whose content is not what its name says.
-    """
-    found = {}
-    with tarfile.open(work.opened[0].file) as tar:
-        for member in tar:
-            match = _PACKAGE.fullmatch(member.name)
-            content = tar.extractfile(member) if member.isreg() else None
-            if match is None or content is None:
-                raise RestoreRefusedError(f"{work.data_type}: {member.name!r}: expected a package, seen another member")
-            if (seen := hashlib.sha256(content.read()).hexdigest()) != match["hash"]:
-                raise RestoreRefusedError(f"{work.data_type}: {member.name}: its content has sha256 {seen}")
-            found[member.name] = (member.offset_data, member.size)
-    return found

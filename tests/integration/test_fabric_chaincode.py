@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gxbackup.errors import CommandError, IntegrityError, RestoreRefusedError, SourceMissingError
+from gxbackup.errors import CollectError, CommandError, IntegrityError, RestoreRefusedError, SourceMissingError
 from gxbackup.sources.chaincode import Chaincode
 from tests.fabric_network import PACKAGE
 from tests.local_cluster import VOLUME, LocalCluster
@@ -144,7 +144,7 @@ def test_a_restore_gives_each_peer_what_it_had_with_its_owner_and_leaves_the_res
     assert (token.stat().st_uid, token.stat().st_gid, token.stat().st_mode & 0o777) == (1234, 1235, 0o600)
     assert newer.exists()
     assert not (cluster.volumes["peer0-org1-0"] / "lifecycle" / "chaincodes" / token.name).exists()
-    assert cluster.scaled == [("peer0-org2", 0), ("peer0-org2", 1)]
+    assert cluster.deleted == ["peer0-org2-0"]
     assert SOURCE.apply(cluster.host(), restore) == [
         "peer0-org1-0: 0 packages put back",
         "peer0-org2-0: 0 packages put back",
@@ -161,7 +161,49 @@ def test_a_package_that_was_damaged_is_replaced_and_told(cluster: LocalCluster, 
     SOURCE.apply(cluster.host(), restore)
 
     assert damaged.read_bytes() == PACKAGE.read_bytes()
-    assert cluster.scaled == [("peer0-org1", 0), ("peer0-org1", 1)]
+    assert cluster.deleted == ["peer0-org1-0"]
+
+
+def test_a_peer_that_was_not_started_again_is_so_by_the_next_run(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = read(SOURCE, cluster.host(), SOURCE.collect(cluster.host(), "c")[0], tmp_path)
+    (cluster.volumes["peer0-org2-0"] / "lifecycle" / "chaincodes" / PACKAGE.name).unlink()
+    restore = work(tmp_path, plain)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "delete_pod", killed)
+        with pytest.raises(KeyboardInterrupt):
+            SOURCE.apply(cluster.host(), restore)
+
+    assert any("peer0-org2-0: a restore that was cut" in line for line in SOURCE.preview(cluster.host(), restore))
+    assert SOURCE.apply(cluster.host(), restore) == [
+        "peer0-org1-0: 0 packages put back",
+        "peer0-org2-0: 0 packages put back",
+        "peer0-org2-0: started again, so that it knows them",
+    ]
+    assert cluster.deleted == ["peer0-org2-0"]
+    assert len(SOURCE.apply(cluster.host(), restore)) == len(cluster.volumes)
+
+
+def test_who_may_not_start_a_peer_again_puts_no_package_there(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = read(SOURCE, cluster.host(), SOURCE.collect(cluster.host(), "c")[0], tmp_path)
+    package = cluster.volumes["peer0-org2-0"] / "lifecycle" / "chaincodes" / PACKAGE.name
+    package.unlink()
+
+    def forbidden(*_: object) -> int:
+        raise CollectError("statefulset fabric/peer0-org2: expected to be allowed, seen 403")
+
+    monkeypatch.setattr(cluster, "replicas", forbidden)
+    with pytest.raises(CollectError, match="403"):
+        SOURCE.apply(cluster.host(), work(tmp_path, plain))
+
+    assert not package.exists()
 
 
 def test_a_named_peer_that_the_backup_does_not_know_gets_all_packages(cluster: LocalCluster, tmp_path: Path) -> None:
@@ -172,7 +214,7 @@ def test_a_named_peer_that_the_backup_does_not_know_gets_all_packages(cluster: L
     SOURCE.apply(cluster.host(), work(tmp_path, plain, peers=["peer1-org1-0"], restart=False))
 
     assert (tmp_path / "peer1-org1-0" / "lifecycle" / "chaincodes" / PACKAGE.name).exists()
-    assert cluster.scaled == []
+    assert cluster.deleted == []
 
 
 def test_an_artifact_with_a_changed_package_is_refused(cluster: LocalCluster, tmp_path: Path) -> None:
