@@ -15,6 +15,27 @@ from gxbackup import schedules
 from tests.systemd_units import unit, unit_settings
 
 DEPLOY = (sys.executable, PROJECT / "scripts" / "deploy.py", "--root", "/srv/elsewhere")
+# What `prefect deployment run` and then the run's own process do, for each deployment: all but the flow itself.
+START_EACH = """
+import asyncio, os, sys
+from prefect.client.orchestration import get_client
+from prefect.flows import load_flow_from_flow_run
+async def start(client, name):
+    deployment = await client.read_deployment_by_name(f"{name}/{name}")
+    known = deployment.parameter_openapi_schema
+    given = {one: known["properties"][one].get("enum", ["vps1"])[0] for one in known.get("required", [])}
+    given |= {one: value for one, value in (("mode", "in-place"), ("approve", True)) if one in known["properties"]}
+    run = await client.create_flow_run_from_deployment(deployment.id, parameters=given)
+    os.chdir("/")
+    flow = await load_flow_from_flow_run(run, use_placeholder_flow=False)
+    flow.validate_parameters(run.parameters)
+    print("started", name, "as", flow.name, "in", os.getcwd(), "with", len(given))
+async def main():
+    async with get_client() as client:
+        for name in sys.argv[1:]:
+            await start(client, name)
+asyncio.run(main())
+"""
 
 
 class Server(Estate):
@@ -24,8 +45,13 @@ class Server(Estate):
     first_pools: dict[str, Any]
     said_at_second: str
 
+    @property
+    def elsewhere(self) -> Path:
+        """Return where the code lies on every host."""
+        return self.root / "elsewhere"
+
     def deploy_once(self) -> str:
-        return self.run(*DEPLOY).stdout
+        return self.run(*DEPLOY[:-1], self.elsewhere).stdout
 
     def post(self, path: str, body: Any) -> Any:
         return self.ask("POST", path, body).json()
@@ -88,11 +114,11 @@ def test_what_is_deployed_is_what_prefect_yaml_says(server: Server) -> None:
 
     for wanted in schedules.load(PROJECT / "prefect.yaml").deployments:
         deployment = held.pop(wanted.name)
-        directory = {"prefect.deployments.steps.set_working_directory": {"directory": "/srv/elsewhere"}}
+        directory = {"prefect.deployments.steps.set_working_directory": {"directory": str(server.elsewhere)}}
         assert deployment["pull_steps"] == [directory]
         assert deployment["work_pool_name"] == wanted.work_pool.name
         assert deployment["job_variables"] == {
-            "command": "'/srv/elsewhere/.venv/bin/python' -m prefect.engine",
+            "command": f"'{server.elsewhere}/.venv/bin/python' -m prefect.engine",
             "env": {"PREFECT_LOGGING_EXTRA_LOGGERS": "gxbackup"},
         }
         assert deployment["entrypoint"] == wanted.entrypoint
@@ -115,7 +141,7 @@ def test_a_second_deploy_makes_nothing_twice(server: Server) -> None:
     }
     assert [schedule["slug"] for schedule in held["backup-vps1"]["schedules"]] == ["daily"]
     last = server.said_at_second.splitlines()[-1]
-    assert last == f"deployed {len(server.first)} deployments to {server.url}; their code lies in /srv/elsewhere"
+    assert last == f"deployed {len(server.first)} deployments to {server.url}; their code lies in {server.elsewhere}"
 
 
 def test_what_an_operator_paused_or_limited_stays_so_and_is_told(server: Server) -> None:
@@ -143,6 +169,16 @@ def test_a_cron_gets_its_runs(server: Server) -> None:
     await_condition("scheduled runs of backup-vps1", lambda: bool(server.scheduled_runs("backup-vps1")), 90)
 
     assert {run["expected_start_time"][11:19] for run in server.scheduled_runs("backup-vps1")} == {"02:00:00"}
+
+
+def test_every_deployment_can_be_started_from_the_folder_that_was_deployed(server: Server) -> None:
+    server.elsewhere.symlink_to(PROJECT)
+    names = [wanted.name for wanted in schedules.load(PROJECT / "prefect.yaml").deployments]
+
+    said = server.run(sys.executable, "-c", START_EACH, *names).stdout
+
+    started = [line.partition(" with ")[0] for line in said.splitlines() if line.startswith("started ")]
+    assert started == [f"started {name} as {name} in {PROJECT}" for name in names]
 
 
 @pytest.mark.parametrize("name", ["restore-website", "restore-website/restore-website"])
