@@ -38,7 +38,7 @@ pytestmark = pytest.mark.cluster
 NAMESPACE = f"gxt-ledgers-{os.getpid()}"
 PODS = {"peer": "peer0-org1-0", "orderer": "orderer0-0"}
 GOLDEN = {"peer": "peer0", "orderer": "orderer1"}
-BLOCKS, FIRST_FILE = 1000, "blockfile_000000"
+BLOCKS, FIRST_FILE = 3000, "blockfile_000000"
 # A peer gets its blocks from the orderers: it is never ahead of them.
 FIRST_HEIGHT, PAUSE_SECONDS = {"peer": 20, "orderer": 60}, {"peer": 0.6, "orderer": 0.3}
 WANTED = {"mainnet": ("chaincode-packages",), "vps3": ("peer-ledger", "orderer-ledger")}
