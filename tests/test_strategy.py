@@ -40,6 +40,7 @@ class Row(NamedTuple):
 MAINNET, RESTORE = "tests/cluster/test_mainnet.py", "tests/flows/test_restore.py"
 OBJECTS = "tests/cluster/test_kubernetes_objects_whole.py"
 POSTGRES = "tests/cluster/test_postgres_pods.py"
+TESTNET, COUCHDB = "tests/cluster/test_testnet.py", "tests/cluster/test_couchdb_flows.py"
 DRIVERS = "tests/cluster/test_driver_volumes.py"
 LEDGER_FLOWS = (
     "tests/cluster/test_ledger_flows.py::test_destroyed_nodes_come_back_with_equal_heights_and_commit_the_next_blocks"
@@ -64,19 +65,23 @@ ROWS = (
         f"{MAINNET}::test_a_destroyed_postgres_comes_back_row_for_row", DRILL,
     )),
     Row("PostgreSQL (TestNet)", ("vps2",), "postgres-testnet", 6, 3, "restore-testnet-postgres", (
+        f"{TESTNET}::test_tables_and_a_database_that_are_gone_come_back_row_for_row",
         f"{POSTGRES}::test_a_pods_databases_are_captured_rehearsed_and_put_back_under_live_connections",
     )),
     Row("Redis (MainNet)", ("mainnet",), "redis-mainnet", 6, 7, "restore-mainnet-redis", (
         f"{MAINNET}::test_a_flushed_redis_comes_back_key_for_key", DRILL,
     )),
     Row("Redis (TestNet)", ("vps2",), "redis-testnet", 6, 3, "restore-testnet-redis", (
+        f"{TESTNET}::test_a_flushed_redis_comes_back_key_for_key_once_the_worker_may_stop_it",
         "tests/cluster/test_redis_pods.py::test_it_is_captured_rehearsed_and_put_back_with_what_was_there_kept",
     )),
     Row("CouchDB (Fabric)", ("mainnet",), "couchdb-fabric", 24, 30, "restore-couchdb", (
-        "tests/integration/test_couchdb_source.py::test_by_default_the_state_is_dropped_for_the_peer_to_rebuild",
+        f"{COUCHDB}::test_by_default_a_state_ahead_of_its_peer_is_dropped_and_the_peer_makes_it_anew",
+        f"{COUCHDB}::test_destroyed_databases_come_back_with_every_revision_while_the_peer_is_stopped",
         "tests/integration/test_couchdb_source.py::test_documents_replace_the_state_and_a_copy_of_it_stays",
     )),
     Row("CA PostgreSQL", ("mainnet",), "postgres-ca", 24, 90, "restore-ca-postgres", (
+        f"{MAINNET}::test_a_table_and_a_database_of_the_cas_come_back_row_for_row",
         f"{POSTGRES}::test_a_databases_container_is_captured_and_put_back_too", DRILL,
     )),
     Row("Fabric Crypto Materials", ("mainnet", "vps2"), "fabric-crypto", 24, 90, "restore-fabric-crypto", (
