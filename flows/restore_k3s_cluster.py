@@ -27,7 +27,7 @@ def restore_k3s_cluster(
     Restore:  docs/runbooks/restore-k3s-cluster.md
 
     Args:
-        server: mainnet (vps3 first, then vps4 and vps5), or a single K3s: vps1, vps2
+        server: mainnet (vps3 first, then vps4 and vps5); vps1, vps2 where the inventory holds their datastore
         snapshot: a snapshot id such as 20261122_040000, or latest: the newest good one
         mode: plan gives the exact commands for each host, scratch serves it from a throwaway etcd, in-place recovers
         role: all recovers every server through the workers on their hosts, first only this host: the others by hand

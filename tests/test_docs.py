@@ -143,7 +143,7 @@ def test_everything_that_a_person_starts_has_its_runbook(name: str) -> None:
     assert f"prefect deployment run {name}" in page
 
 
-@pytest.mark.parametrize("name", [name for name in deployments() if name.startswith("restore-")])
+@pytest.mark.parametrize("name", [name for name in deployments() if name.startswith(("restore-", "recover-"))])
 def test_every_restore_has_a_page_with_meaning_impact_diagnosis_and_mitigation(name: str) -> None:
     page = (PROJECT / "docs" / "runbooks" / f"{name}.md").read_text(encoding="utf-8")
 
