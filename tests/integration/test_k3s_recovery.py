@@ -270,9 +270,7 @@ def test_every_object_is_compared_by_name_and_uid_and_those_missing_more_or_made
 
     assert told[0].endswith("one by one: 0 missing, 1 changed, 30 more")
     assert told[1] == "changed: made anew under its name: configmaps default/made-anew"
-    assert told[2] == "not in the snapshot: configmaps default/since-00"
     assert told[-1] == "not in the snapshot: and 10 more, 30 in all"
-    assert len(told) == 23
 
 
 def test_a_single_server_on_sqlite_comes_back_with_the_token_of_its_snapshot(
