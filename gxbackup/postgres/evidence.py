@@ -46,7 +46,7 @@ _DATABASE = """SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), pg
 _TABLESPACES = """SELECT spcname, coalesce(sum(pg_relation_size(c.oid)), 0) FROM pg_class c
   JOIN pg_database ON datname = current_database()
   JOIN pg_tablespace s ON s.oid = CASE reltablespace WHEN 0 THEN dattablespace ELSE reltablespace END
-  WHERE relkind IN ('r', 'i', 't', 'm', 'S') AND spcname !~ '^pg_' GROUP BY 1 ORDER BY 1;"""
+  WHERE relkind IN ('r', 'i', 't', 'm', 'S', 'p', 'I') AND spcname !~ '^pg_' GROUP BY 1 ORDER BY 1;"""
 _KINDS = ("tables", "sequences", "extensions", "objects", "large_objects")
 
 

@@ -16,7 +16,7 @@ for folder; do
   if [ ! -d "$folder" ]; then echo 'none'
   elif [ "$(stat -c %u "$folder")" != "$(stat -c %u "$data")" ]; then echo "one of $(stat -c %U "$folder")'s"
   elif ls -d "$folder/PG_${version}_"* >/dev/null 2>&1; then echo 'one that a tablespace lies in already'
-  else echo; fi
+  else echo fit; fi
 done"""
 # An archive's magic, version and format.
 _HEAD_BYTES = 11
@@ -67,9 +67,9 @@ def require_folders(server: Server, seen: Overview, tablespaces: Mapping[str, st
     if not tablespaces:
         return
     words = ["sh", "-c", _JUDGE, "sh", seen.data_directory, str(major(seen.version)), *tablespaces.values()]
-    told = server.place.run(words, timeout_seconds=60).text().split("\n")
+    told = server.place.run(words, timeout_seconds=60).text().splitlines()
     for (name, folder), fault in zip(tablespaces.items(), told, strict=True):
-        if fault:
+        if fault != "fit":
             raise RestoreRefusedError(
                 f"{seen.label}: tablespace {name!r}: expected a folder {folder} there that is the server's own, "
                 f"seen {fault}",

@@ -13,8 +13,8 @@ from gxbackup.errors import BackupError
 from gxbackup.postgres.server import Server
 
 SIZE_BYTES = 64 * 1024**2
-# What a killed restore left is written again by the next, and then removed.
-_NAME = "gx-restore.reserve"
+# What a killed restore left is written again by the next, and then removed; base backups pass over what begins so.
+_NAME = "pgsql_tmp.gx-restore"
 _TAKE = 'umask 077; head -c "$1" /dev/zero >"$2"'
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from gxbackup.couchdb import client as clients
 from gxbackup.couchdb.client import Answer, CouchClient, path_of
-from gxbackup.errors import RestoreError
+from gxbackup.couchdb.dump import Dump
+from gxbackup.couchdb.loading import compare
+from gxbackup.errors import IntegrityError, RestoreError
 from tests.integration.couchdb_servers import GoldenCouch, golden, pouchdb, programs_path
 from tests.integration.test_couchdb_source import HOST, lines, revision, source, taken, work
 
@@ -92,6 +94,17 @@ def test_users_are_put_back_where_they_are_named_though_nobody_may_tell_their_ri
     user = pouch.get(path_of("_users", USER["_id"]))
     assert done[0].endswith("revisions equal what was captured")  # and one that this server makes by itself
     assert (user["_rev"], user["derived_key"]) == (USER["_rev"], USER["derived_key"])
+
+
+def test_as_many_others_are_not_what_was_captured(pouch: CouchClient) -> None:
+    reading = Dump(pouch, ["_users"], False, "users")
+    while reading.readinto(memoryview(bytearray(1024**2))):
+        pass
+    seen: Any = reading.finish().evidence["databases"]
+    seen["_users"]["revisions_digest"] = "0" * 64
+
+    with pytest.raises(IntegrityError, match="database _users: revisions_digest: expected 0000"):
+        compare(pouch, {"databases": seen}, {"_users": "_users"}, "users")
 
 
 def test_other_rights_on_them_than_the_server_lets_anyone_set_are_told(

@@ -130,6 +130,32 @@ def test_once_its_folder_was_made_as_the_refusal_says_the_tablespace_is_made_aga
     assert postgres.psql("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname !~ '^pg_'") == str(folder)
 
 
+def test_two_tablespaces_are_both_made_again(
+    postgres: Protected, host: Host, held: tuple[Opened, ...], folder: Path, tmp_path: Path
+) -> None:
+    other = postgres.folder / "other disk"
+    own(postgres, other)
+    try:
+        postgres.psql(f"CREATE TABLESPACE other LOCATION '{other}'")
+        postgres.psql(
+            "CREATE TABLE parts (a int) PARTITION BY LIST (a) TABLESPACE other;"
+            "CREATE TABLE part PARTITION OF parts DEFAULT TABLESPACE pg_default", "spaced",
+        )  # fmt: skip
+        both = backed_up(SOURCE, host, tmp_path / "both", only="spaced")
+        postgres.psql("DROP DATABASE spaced")
+        postgres.psql(f'DROP TABLESPACE "{SPACE}"')
+        postgres.psql("DROP TABLESPACE other")
+
+        SOURCE.apply(host, work_of(SOURCE, both, tmp_path, databases=["spaced"]))
+
+        made = postgres.psql("SELECT spcname FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1").splitlines()
+        assert made == [SPACE, "other"]
+    finally:
+        postgres.psql("DROP DATABASE IF EXISTS spaced WITH (FORCE)")
+        postgres.psql("DROP TABLESPACE IF EXISTS other")
+        shutil.rmtree(other)
+
+
 def test_room_is_counted_on_each_disk_and_a_full_one_is_named(
     postgres: Protected, held: tuple[Opened, ...], folder: Path, tmp_path: Path
 ) -> None:
