@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from gxbackup import checking, clock, layout, restoring, restoring_data, sealing
+from gxbackup.adapters.kubernetes_api import load_ahead
 from gxbackup.couchdb.client import path_of
 from gxbackup.couchdb.dump import Dump
 from gxbackup.couchdb.loading import load
@@ -115,6 +116,8 @@ def restore(server: str, name: str, *kept: Path) -> dict[str, float]:
         artifacts = tuple(artifact for one in held for artifact in one.artifacts)
         chosen = held[-1].model_copy(update={"artifacts": artifacts})
         restoring.fetch(host.remote(), chosen, area)
+        if getattr(source, "namespace", None):
+            load_ahead()
         opened = restoring_data.open_all(chosen, area, host.identity_file())
         work = Work(data_type=name, opened=opened, area=area, safety_dir=area / "safety", options={})
         source.preview(host.host(), work)

@@ -8,6 +8,7 @@ from prefect import task
 from pydantic import JsonValue
 
 from gxbackup import ca_registry, catalog, restoring_data
+from gxbackup.adapters.kubernetes_api import load_ahead
 from gxbackup.errors import BackupError
 from gxbackup.fabric import sets
 from gxbackup.fabric.ca_restore import keeps_registry_elsewhere
@@ -22,7 +23,8 @@ from tasks.policy import BRIEF, ONCE
 @task(task_run_name="open {chosen.data_type} {chosen.snapshot}", **ONCE)
 def open_data(server: str, chosen: Chosen, area: Path, options: dict[str, JsonValue]) -> Work:
     """Unseal each artifact into private staging and prove its plain bytes; nothing is applied before all are proven."""
-    _source(server, chosen.data_type)
+    if getattr(_source(server, chosen.data_type), "namespace", None):
+        load_ahead()
     require_room(area, chosen.plain_size_bytes(), f"{chosen.data_type} {chosen.snapshot}, opened")
     return Work(
         data_type=chosen.data_type,

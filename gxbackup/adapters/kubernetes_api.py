@@ -6,7 +6,9 @@ Imports `kubernetes` only once a cluster is really asked: it costs a second.
 
 from __future__ import annotations
 
+import importlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 CALL_TIMEOUT_SECONDS = 60
+
+
+def load_ahead() -> threading.Thread:
+    """Begin to import the client beside what goes on, and return the thread that does; nobody need wait for it."""
+    thread = threading.Thread(target=importlib.import_module, args=("kubernetes.client",), name="import", daemon=True)
+    thread.start()
+    return thread
 
 
 @contextmanager
