@@ -43,6 +43,7 @@ class LocalCluster:
         self.stopped: set[str] = set()
         self.not_ready: set[str] = set()
         self.scaled: list[tuple[str, int]] = []
+        self.sizes: dict[str, int] = {}  # StatefulSet → how many pods it was given; 1 before
         self.urls: dict[str, str] = {}
         self.unmounted: dict[str, Path] = {}  # claims that no pod mounts
         self.deleted: list[str] = []
@@ -79,10 +80,11 @@ class LocalCluster:
         return pod.rpartition("-")[0]
 
     def replicas(self, namespace: str, name: str) -> int:
-        return 1
+        return self.sizes.get(name, 1)
 
     def scale(self, namespace: str, name: str, replicas: int, timeout_seconds: float = 600) -> None:
         self.scaled.append((name, replicas))
+        self.sizes[name] = replicas
         (self.stopped.discard if replicas else self.stopped.add)(f"{name}-0")
 
     def endpoint(self, namespace: str, service: str, port: int) -> str:

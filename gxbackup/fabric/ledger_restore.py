@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1024**2
 _INCREMENTAL = ("--listed-incremental=/dev/null", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*",
                 "--delay-directory-restore", "--warning=no-timestamp")  # fmt: skip
+_UNLIKE = ("those restored and those as they were may differ in height: stop them all, and restore the same set again",)
 
 
 class LedgerRestore:
@@ -79,22 +80,30 @@ class LedgerRestore:
 
     def stop(self) -> None:
         """Stop the node."""
-        assert self._host is not None
-        self._host.cluster.scale(self._namespace, self._statefulset, 0)
+        self.scale(0)
 
-    def apply(self) -> list[str]:
+    def scale(self, replicas: int) -> None:
+        """Give the node's StatefulSet so many pods; see `Cluster.scale`."""
+        assert self._host is not None
+        self._host.cluster.scale(self._namespace, self._statefulset, replicas)
+
+    def replicas(self) -> int:
+        """Return how many pods the node's StatefulSet has now: none where somebody stopped it."""
+        assert self._host is not None
+        return self._host.cluster.replicas(self._namespace, self._statefulset)
+
+    def apply(self, had: int | None = None) -> list[str]:
         """
         Stop, unpack beside, prove, exchange, start, compare. On failure the old content is in place and started.
 
-        Where that cannot be put back, the node stays stopped, and the RestoreError says where its old content lies.
+        `had` is how many pods there were before the caller stopped them: none, and on failure it stays stopped. Where
+        the old content cannot be put back, it does too, and the RestoreError says where that lies.
         """
-        assert self._host is not None
-        cluster = self._host.cluster
-        replicas = max(1, cluster.replicas(self._namespace, self._statefulset))
+        again = max(1, self.replicas()) if had is None else had
         exchange = VolumeExchange(LocalPlace("this host"), "")
         touched = exchanged = False
-        self.stop()
         try:
+            self.stop()
             with self._reached() as folder:
                 exchange.folder, touched = str(folder), True
                 exchange.recover()  # what a killed restore half moved counts as what is there
@@ -102,15 +111,15 @@ class LedgerRestore:
                 self._unpack(exchange)
                 exchange.exchange()
                 exchanged = True
-            cluster.scale(self._namespace, self._statefulset, replicas)
+            self.scale(max(1, again))
             told = self._compare()
         except BaseException as error:  # also where the run is cancelled: a node that stands still helps nobody
             if touched:
                 self._undo(exchange, error, exchanged=exchanged)
-            cluster.scale(self._namespace, self._statefulset, replicas)
+            self.scale(again)
             if not isinstance(error, BackupError):
                 raise
-            raise RestoreError(f"{self.pod}: as it was, and started again: {error.message}", *error.hints) from error
+            raise RestoreError(f"{self.pod}: {_as_it_was(again)}: {error.message}", *error.hints) from error
         return [f"{self.pod}: restored and started {told}; what was there lies in {exchange.before} on its volume"]
 
     def _compare(self) -> str:
@@ -201,6 +210,46 @@ class LedgerRestore:
             return blocks.heights(blocks.read_chains(folder / files.CHAINS[self._role]))
         except IntegrityError:
             return {}  # what is there is broken: that is why it is restored
+
+
+def apply_together(restores: Sequence[LedgerRestore]) -> list[str]:
+    """
+    Stop all of them, then put one after the other back and start it.
+
+    On failure, or where the run is cancelled, those whose turn had not come are scaled back to what they had.
+    Raises: RestoreError that names those already restored, and those that are as they were.
+    """
+    had = {one.pod: one.replicas() for one in restores}
+    waiting, restored, told = list(restores), [], []
+    try:
+        for one in restores:
+            one.stop()
+        while waiting:
+            one = waiting.pop(0)  # from here on its own `apply` answers for it
+            told += one.apply(had[one.pod])
+            restored.append(one.pod)
+    except BaseException as error:
+        states = [f"restored and started: {', '.join(restored)}"] if restored else []
+        states += [_scaled_back(one, had[one.pod]) for one in waiting]
+        if not isinstance(error, BackupError):
+            error.add_note("; ".join(states))
+            raise
+        raise RestoreError("; ".join([error.message, *states]), *error.hints, *(_UNLIKE if restored else ())) from error
+    return told
+
+
+def _scaled_back(one: LedgerRestore, had: int) -> str:
+    """Give a stopped node, not touched otherwise, the pods that it had; say what became of it."""
+    try:
+        if had:
+            one.scale(had)
+    except BackupError as worse:
+        return f"{one.pod}: its volume is as it was, and it is asked to start: {worse.message}"
+    return f"{one.pod}: {_as_it_was(had)}"
+
+
+def _as_it_was(had: int) -> str:
+    return "as it was, and started again" if had else "as it was, and stopped as before"
 
 
 def refuse_alone(pods: Sequence[Pod], restores: Sequence[LedgerRestore]) -> None:

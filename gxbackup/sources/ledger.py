@@ -29,7 +29,7 @@ from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_evidence import blocks_seen
-from gxbackup.fabric.ledger_restore import LedgerRestore, refuse_alone
+from gxbackup.fabric.ledger_restore import LedgerRestore, apply_together, refuse_alone
 from gxbackup.frozen_copy import OURS, FrozenCopy
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import PlainStream
@@ -162,14 +162,12 @@ class Ledger(Restorable):
         return [line for one in self._restores(host, work) for line in one.rehearse()]
 
     def apply(self, host: Host, work: Work) -> list[str]:
-        """Stop, exchange and start: peers one after the other, orderers all together."""
+        """Stop, exchange and start: peers one after the other, orderers all together (see `apply_together`)."""
         self.preview(host, work)
         restores = self._restores(host, work)
         if self.role == "peer":
             return [line for one in restores for line in one.apply()]
-        for one in restores:
-            one.stop()
-        return [line for one in restores for line in one.apply()]
+        return apply_together(restores)
 
     def used_at(self, host: Host, claim: str) -> Path | None:
         """Return the folder of this host where a claim's volume is now; see `volumes.used_at`."""

@@ -1,0 +1,173 @@
+"""Orderers of one node put back together, without Kubernetes: what becomes of the others where one of them fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from gxbackup.errors import RestoreError
+from gxbackup.sources import ledger
+from gxbackup.sources.base import Work
+from gxbackup.volume_exchange import VolumeExchange
+from tests import fabric_network
+from tests.integration.test_fabric_ledger import SOURCES, cluster_of
+from tests.local_cluster import LocalCluster
+from tests.opened import read, work
+
+SOURCE = SOURCES["orderer"]
+
+
+class Orderers(NamedTuple):
+    """Three stopped orderers with real ledgers, and a copy of each."""
+
+    cluster: LocalCluster
+    work: Work
+
+    def apply(self) -> list[str]:
+        return SOURCE.apply(self.cluster.host(), self.work)
+
+    def are_marked(self) -> list[bool]:
+        """Tell of each whether its volume is as it was."""
+        return [(volume / "as it was").exists() for _, volume in sorted(self.cluster.volumes.items())]
+
+
+@pytest.fixture
+def orderers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Orderers:
+    monkeypatch.setattr(ledger, "frozen", lambda uid, label: nullcontext())
+    volumes = {f"orderer{n}_0": fabric_network.unpack("orderer1", tmp_path / f"o{n}") for n in range(3)}
+    cluster = cluster_of(monkeypatch, "orderer", **volumes)
+    host = cluster.host()
+    reads = [read(SOURCE, host, found, tmp_path) for found in SOURCE.collect(host, "orderer-ledger")]
+    for volume in volumes.values():
+        (volume / "as it was").touch()
+    return Orderers(cluster, work(tmp_path, *reads))
+
+
+def in_turn(monkeypatch: pytest.MonkeyPatch, turn: int, happens: Callable[[], None]) -> None:
+    """Have something happen as the orderer of a turn (0, 1, …) is about to be exchanged."""
+    exchange = VolumeExchange.exchange
+    turns = iter(range(10))
+
+    def exchanged(asked: VolumeExchange) -> str:
+        if next(turns) == turn:
+            happens()
+        return exchange(asked)
+
+    monkeypatch.setattr(VolumeExchange, "exchange", exchanged)
+
+
+def fail() -> None:
+    raise RestoreError("a disk that fails")
+
+
+def cancel() -> None:
+    raise KeyboardInterrupt
+
+
+def test_where_the_first_orderer_fails_the_others_are_started_again_as_they_were_and_named(
+    orderers: Orderers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_turn(monkeypatch, 0, fail)
+
+    with pytest.raises(RestoreError) as failure:
+        orderers.apply()
+
+    assert failure.value.message == (
+        "orderer0-0: as it was, and started again: a disk that fails; "
+        "orderer1-0: as it was, and started again; orderer2-0: as it was, and started again"
+    )
+    assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
+    assert orderers.are_marked() == [True, True, True]
+
+
+def test_where_the_second_orderer_fails_the_error_tells_the_restored_from_those_as_they_were(
+    orderers: Orderers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_turn(monkeypatch, 1, fail)
+
+    with pytest.raises(RestoreError) as failure:
+        orderers.apply()
+
+    assert failure.value.message == (
+        "orderer1-0: as it was, and started again: a disk that fails; "
+        "restored and started: orderer0-0; orderer2-0: as it was, and started again"
+    )
+    assert any("stop them all, and restore the same set again" in hint for hint in failure.value.hints)
+    assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
+    assert orderers.are_marked() == [False, True, True]
+
+
+def test_orderers_that_were_stopped_before_the_restore_stay_stopped_where_one_fails(
+    orderers: Orderers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("orderer0", "orderer1", "orderer2"):
+        orderers.cluster.scale("fabric", name, 0)
+    in_turn(monkeypatch, 1, fail)
+
+    with pytest.raises(
+        RestoreError,
+        match="orderer1-0: as it was, and stopped as before: a disk .*; orderer2-0: as it was, and stopped as before",
+    ):
+        orderers.apply()
+
+    assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 0, "orderer2": 0}
+
+
+def test_where_the_run_is_cancelled_all_orderers_are_started_again(
+    orderers: Orderers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_turn(monkeypatch, 1, cancel)
+
+    with pytest.raises(KeyboardInterrupt) as cancelled:
+        orderers.apply()
+
+    assert cancelled.value.__notes__ == ["restored and started: orderer0-0; orderer2-0: as it was, and started again"]
+    assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
+    assert orderers.are_marked() == [False, True, True]
+
+
+def test_where_one_orderer_cannot_be_stopped_none_is_touched_and_all_are_started_again(
+    orderers: Orderers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = orderers.cluster.scale
+
+    def never_gone(namespace: str, name: str, replicas: int, timeout_seconds: float = 600) -> None:
+        scale(namespace, name, replicas)
+        if (name, replicas) == ("orderer1", 0):
+            raise RestoreError("statefulset fabric/orderer1: 0 ready pods: expected within 600 s")
+
+    monkeypatch.setattr(orderers.cluster, "scale", never_gone)
+
+    with pytest.raises(
+        RestoreError, match="orderer1: 0 ready pods.*; orderer0-0: as it was, and started again; orderer1"
+    ):
+        orderers.apply()
+
+    assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
+    assert orderers.are_marked() == [True, True, True]
+
+
+def test_an_orderer_that_does_not_start_again_is_named_with_its_reason_and_the_next_is_started(
+    orderers: Orderers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = orderers.cluster.scale
+
+    def not_ready(namespace: str, name: str, replicas: int, timeout_seconds: float = 600) -> None:
+        scale(namespace, name, replicas)
+        if (name, replicas) == ("orderer1", 1):
+            raise RestoreError("not ready within 600 s")
+
+    monkeypatch.setattr(orderers.cluster, "scale", not_ready)
+    in_turn(monkeypatch, 0, fail)
+
+    with pytest.raises(
+        RestoreError,
+        match="orderer1-0: its volume is as it was, and it is asked to start: not ready.*; orderer2-0: as it was",
+    ):
+        orderers.apply()
+
+    assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
