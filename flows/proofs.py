@@ -66,7 +66,7 @@ def check_health() -> None:
     seen = _look_around(conditions, found)
     found = health.worst_first(found)
     tell("backup-health", health_page(conditions, found, seen, clock.now()))
-    metrics.of_health(conditions, found, seen)
+    metrics.of_health(conditions, proofs, found, seen)
     end(found)
     deadman.ping(deadman.HEALTH)
 

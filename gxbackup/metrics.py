@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest, push_to_gateway
+from prometheus_client import CollectorRegistry, Gauge, Metric, generate_latest, push_to_gateway
+from prometheus_client.parser import text_string_to_metric_families
 
 from gxbackup import layout
 from gxbackup.errors import SetupError
@@ -24,12 +27,46 @@ from gxbackup.watch import Surroundings
 DEFAULT_DIR = Path("/var/lib/prometheus/node-exporter")
 PUSH_TIMEOUT_SECONDS = 10
 _PROMISE = ("server", "data_type")
+_OF_PROOFS = ("backup_rehearsal_", "backup_rto_seconds")
+
+
+class Unread(NamedTuple):
+    """What this look could not read, and what was published of it before: that still stands."""
+
+    published: Sequence[Metric] = ()
+    promises: Collection[tuple[str, str]] = ()  # server, data type: its server's folder could not be listed
+    proofs: Collection[tuple[str, str]] = ()  # listed, but nobody could tell what was rehearsed
+    runbooks: Collection[str] = ()  # of checks that could not be made
+
+    def figures(self, seen: Surroundings) -> Iterable[tuple[Metric, float, dict[str, str]]]:
+        """Return the figures that stand: family, value, labels."""
+        rooms = (("staging", seen.staging), ("remote", seen.remote))
+        unseen = tuple(f"backup_{place}_" for place, room in rooms if room is None)
+        for family in self.published:
+            for sample in family.samples:
+                named = {name: label for name, label in sample.labels.items() if name not in ("job", "instance")}
+                promise = (named.get("server", ""), named.get("data_type", ""))
+                if (
+                    promise in self.promises
+                    or (promise in self.proofs and family.name.startswith(_OF_PROOFS))
+                    or named.get("runbook") in self.runbooks
+                    or family.name.startswith(unseen)
+                ):
+                    yield family, sample.value, named
 
 
 def of_health(
-    conditions: Sequence[Condition], findings: Sequence[Finding], seen: Surroundings, now: datetime
+    conditions: Sequence[Condition],
+    findings: Sequence[Finding],
+    seen: Surroundings,
+    now: datetime,
+    unread: Unread | None = None,
 ) -> CollectorRegistry:
-    """Return the figures of every promise, also of those that were never kept: a series that is absent never alerts."""
+    """
+    Return the figures of every promise, also of those that were never kept: a series that is absent never alerts.
+
+    What could not be read now keeps its last figures: an alert on it goes on, and one that is due comes.
+    """
     figures = _Figures()
     for one in conditions:
         _put_condition(figures, (one.server, one.data_type), one)
@@ -51,6 +88,8 @@ def of_health(
     if seen.clock_offset_seconds is not None:
         help_text = "This host's clock minus the Prefect server's."
         figures.put("backup_clock_offset_seconds", help_text, seen.clock_offset_seconds)
+    for family, value, named in unread.figures(seen) if unread else ():
+        figures.put(family.name, family.documentation, value, **named)
     return figures.registry
 
 
@@ -108,6 +147,31 @@ def publish(registry: CollectorRegistry, name: str) -> Path | None:
             f"metrics {name}: cannot be published: {error}", "GX_TEXTFILE_DIR, GX_PUSHGATEWAY_URL"
         ) from None
     return file
+
+
+def published(name: str) -> list[Metric]:
+    """
+    Return what was published last: what its file holds or, where none is written, the Pushgateway; nothing: none yet.
+
+    Raises: SetupError where it cannot be read.
+    """
+    folder, url = textfile_dir(), os.environ.get("GX_PUSHGATEWAY_URL")
+    text = ""
+    try:
+        if folder is not None:
+            file = folder / f"gx-backup-{name}.prom"
+            text = file.read_text() if file.exists() else ""
+        elif url:
+            address = url if "://" in url else f"http://{url}"
+            with urlopen(f"{address}/metrics", timeout=PUSH_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the operator's own
+                text = answer.read().decode()
+        families = list(text_string_to_metric_families(text))
+    except (OSError, ValueError) as error:
+        raise SetupError(f"metrics {name}: the last ones cannot be read: {error}", "GX_TEXTFILE_DIR") from None
+    job = f"gx-backup-{name}"
+    for family in families:  # a gateway also tells of others, and names the job of each
+        family.samples = [sample for sample in family.samples if sample.labels.get("job", job) == job]
+    return families
 
 
 def _with_units(text: bytes) -> bytes:

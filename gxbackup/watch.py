@@ -15,6 +15,8 @@ from gxbackup.keep_rules import spell_age
 from gxbackup.model import Frozen
 
 RUNBOOK = "check-backup-health"
+REMOTE_FULL_PAGE = "alert-BackupRemoteAlmostFull"
+CRONJOB_OVERDUE = "alert-BackupCronJobOverdue"
 REMOTE_ALMOST_FULL = 0.85
 REMOTE_FULL = 0.95
 CLOCK_TOLD = timedelta(minutes=1)
@@ -66,7 +68,7 @@ class Surroundings(Frozen):
 def cronjob_findings(seen: CronJobSeen, now: datetime) -> list[Finding]:
     """Tell what is wrong with a CronJob: suspended, or without success since the last time it was due."""
     if seen.suspended:
-        return [_failing(seen.subject(), "is suspended", "alert-BackupCronJobOverdue")]
+        return [_failing(seen.subject(), "is suspended", CRONJOB_OVERDUE)]
     try:
         due = next(CronSim(seen.schedule, now - GRACE, reverse=True))
     except (CronSimError, StopIteration):
@@ -75,7 +77,7 @@ def cronjob_findings(seen: CronJobSeen, now: datetime) -> list[Finding]:
         return []
     last = f"last success {seen.last_success:%Y-%m-%d %H:%M} UTC" if seen.last_success else "no success is known"
     message = f"was due at {due:%Y-%m-%d %H:%M} UTC ({seen.schedule}); {last}"
-    return [_failing(seen.subject(), message, "alert-BackupCronJobOverdue")]
+    return [_failing(seen.subject(), message, CRONJOB_OVERDUE)]
 
 
 def staging_findings(room: Room, largest_bytes: int) -> list[Finding]:
@@ -97,7 +99,7 @@ def remote_findings(room: Room, last_day_bytes: int) -> list[Finding]:
     days = f", {room.free_bytes / last_day_bytes:.1f} days at the last day's {last_day_bytes}" if last_day_bytes else ""
     level = "failing" if used >= REMOTE_FULL or room.free_bytes <= last_day_bytes else "warning"
     message = f"{used:.0%} full: {room.free_bytes} bytes free{days}"
-    return [Finding(level=level, subject="remote", message=message, runbook="alert-BackupRemoteAlmostFull")]
+    return [Finding(level=level, subject="remote", message=message, runbook=REMOTE_FULL_PAGE)]
 
 
 def login_findings(login: Login, now: datetime) -> list[Finding]:

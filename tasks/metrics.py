@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from prefect.logging import get_run_logger
 from prometheus_client import CollectorRegistry
@@ -10,17 +10,44 @@ from prometheus_client import CollectorRegistry
 from gxbackup import clock, metrics
 from gxbackup.errors import SetupError
 from gxbackup.health import Condition, Finding
+from gxbackup.metrics import Unread
 from gxbackup.model import Manifest
 from gxbackup.retention import Plan
 from gxbackup.verifying import RUNBOOK
-from gxbackup.watch import Surroundings
+from gxbackup.watch import CRONJOB_OVERDUE, REMOTE_FULL_PAGE, Surroundings
+from tasks import host
 
 _ROTTEN = (RUNBOOK, "broken-chain")
 
 
-def of_health(conditions: Sequence[Condition], findings: Sequence[Finding], seen: Surroundings) -> None:
-    """Publish the figures of all promises."""
-    _publish(metrics.of_health(conditions, findings, seen, clock.now()), "health")
+def of_health(
+    conditions: Sequence[Condition], proven: Collection[str], findings: Sequence[Finding], seen: Surroundings
+) -> None:
+    """Publish the figures of all promises; `proven` names the servers whose proofs could be read."""
+    unread = _unread(conditions, proven, seen)
+    _publish(metrics.of_health(conditions, findings, seen, clock.now(), unread), "health")
+
+
+def _unread(conditions: Sequence[Condition], proven: Collection[str], seen: Surroundings) -> Unread:
+    """Tell what this look could not read, with what was published of it before."""
+    try:
+        published = metrics.published("health")
+    except SetupError as error:
+        get_run_logger().warning("%s", error)
+        published = []
+    inventory = host.inventory()
+    read = {(one.server, one.data_type) for one in conditions}
+    promised = {(name, data_type) for name, server in inventory.servers.items() for data_type in server.data_types}
+    pages = (
+        (REMOTE_FULL_PAGE, seen.remote is None),
+        (CRONJOB_OVERDUE, len(seen.cronjobs) < len(inventory.watch.cronjobs)),
+    )
+    return Unread(
+        published=published,
+        promises=promised - read,
+        proofs={one for one in read if one[0] not in proven},
+        runbooks={page for page, unseen in pages if unseen},
+    )
 
 
 def of_verification(flow: str, findings: Sequence[Finding]) -> None:

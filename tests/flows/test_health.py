@@ -130,6 +130,36 @@ def test_a_check_that_cannot_be_made_is_a_finding_and_costs_no_other(
     assert len(errors) == 1
 
 
+def test_a_server_that_cannot_be_listed_keeps_its_figures_so_that_its_alerts_go_on(place: Place) -> None:
+    def with_login(document: dict[str, Any]) -> None:
+        one_server(document)
+        document["remote"]["path"] = f"drive:{place.remote.name}"
+
+    login = place.root / "rclone.conf"
+    login.write_text(f"[drive]\ntype = alias\nremote = {place.remote.parent}\n")
+    place.create(with_login)
+    backup_vps1()
+    check_backup_health()
+    before = figures(place)
+    of_promises = {name: series for name, series in before.items() if "vps1 website" in series}
+    login.rename(place.root / "ended")
+
+    for _ in range(2):
+        with pytest.raises(UnprovenError, match=r"1 failing: vps1\n"):
+            check_backup_health()
+
+    seen = figures(place)
+    assert {name: seen[name] for name in of_promises} == of_promises
+    assert seen["backup_failing_checks"] == {"check-backup-health": 1}
+    assert set(seen) >= set(before)
+    assert seen["backup_health_timestamp"][""] >= before["backup_health_timestamp"][""]
+    (place.root / "ended").rename(login)
+    newer = backup_vps1()
+    check_backup_health()
+    made = datetime.strptime(newer, "%Y%m%d_%H%M%S").replace(tzinfo=UTC).timestamp()
+    assert figures(place)["backup_last_success_timestamp"]["vps1 website"] == made
+
+
 def test_a_snapshot_by_a_stranger_is_red(place: Place) -> None:
     place.create(one_server)
     backup_vps1()

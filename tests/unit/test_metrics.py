@@ -10,7 +10,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from gxbackup import health, metrics
 from gxbackup.errors import SetupError
-from gxbackup.watch import CronJobSeen, Room, Surroundings
+from gxbackup.health import Finding
+from gxbackup.metrics import Unread
+from gxbackup.proofs import Proofs, Rehearsal
+from gxbackup.watch import REMOTE_FULL_PAGE, CronJobSeen, Room, Surroundings, remote_findings
 from tests.unit.catalogs import SERVER, Promised, Shelf, daily, day, inventory
 
 SEEN = Surroundings(
@@ -50,6 +53,46 @@ def test_every_promise_has_its_series_and_the_names_are_the_published_ones() -> 
     ):
         assert line in text.splitlines(), line
     assert "backup_remote" not in text
+
+
+def test_what_could_not_be_read_keeps_its_last_figures_and_nothing_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GX_TEXTFILE_DIR", str(tmp_path))
+    monkeypatch.delenv("GX_PUSHGATEWAY_URL", raising=False)
+    assert metrics.published("health") == []
+    promised = inventory(website=Promised(), ssh_keys=Promised(rpo_hours=168))
+    held = [daily(Shelf(), 0, 5).catalog()]
+    failed = Rehearsal(snapshot=held[0].snapshots[-1].snapshot, at=day(5), rto_seconds=3, failure="one row too few")
+    proofs = {SERVER: Proofs(server=SERVER, last={"website": failed})}
+    full = Surroundings(remote=Room(total_bytes=100, free_bytes=1), staging=Room(total_bytes=100, free_bytes=1))
+    told = [
+        *remote_findings(Room(total_bytes=100, free_bytes=1), 10),
+        Finding(level="failing", subject="vps1", message="rotten", runbook="broken-chain"),
+    ]
+    metrics.publish(metrics.of_health(health.conditions(held, promised, proofs, day(6)), told, full, day(6)), "health")
+
+    unread = Unread(
+        published=metrics.published("health"),
+        promises={(SERVER, "ssh-keys")},
+        proofs={(SERVER, "website")},
+        runbooks={REMOTE_FULL_PAGE},
+    )
+    [website, _] = health.conditions(held, promised, {}, day(9))
+    emptied = Surroundings(staging=Room(total_bytes=100, free_bytes=90))
+    text = generate_latest(metrics.of_health([website], [], emptied, day(9), unread)).decode().splitlines()
+
+    for line in (
+        f'backup_last_success_timestamp{{data_type="ssh-keys",server="{SERVER}"}} 0.0',
+        f'backup_overdue_after_seconds{{data_type="ssh-keys",server="{SERVER}"}} 612000.0',
+        f'backup_age_seconds{{data_type="website",server="{SERVER}"}} 345600.0',
+        f'backup_rehearsal_success{{data_type="website",server="{SERVER}"}} 0.0',
+        f'backup_failing_checks{{runbook="{REMOTE_FULL_PAGE}"}} 1.0',
+        "backup_remote_free_bytes 1.0",
+        "backup_staging_free_bytes 90.0",
+    ):
+        assert line in text, line
+    assert not [line for line in text if "broken-chain" in line]
 
 
 def test_promtool_finds_nothing_wrong_with_them() -> None:
