@@ -7,11 +7,10 @@ Source: facts B9 (never start a CA on an empty home; the fingerprint before it i
 from __future__ import annotations
 
 import base64
-import json
 import sqlite3
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +18,9 @@ from typing import TYPE_CHECKING
 import httpx
 from pydantic import JsonValue
 
-from gxbackup import clock
 from gxbackup.adapters.cluster import CLAIM_FOLDER
 from gxbackup.adapters.host import Host
-from gxbackup.adapters.secrets import ACCOUNT_TOKEN, SecretObject, list_secrets, put_secret
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
-from gxbackup.fabric.claim_restore import refuse_newer
 from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.fabric.crypto_tar import opened_crypto
 from gxbackup.model import Artifact
@@ -76,32 +72,58 @@ class CaRestore:
             return told + [f"{self._ca}: {member.name}: {self._database(tar, member)}" for member in databases]
 
     def apply(self) -> list[str]:
-        """Stop, exchange, start, ask. On failure the old home is in place again, and the CA is started with it."""
+        """
+        Stop, exchange, start, ask. On failure the old home is in place again, and the CA is started with it.
+
+        Where it cannot be put back, the CA stays stopped, and the RestoreError says where its old home lies: on any
+        other it would serve, or make, another certificate.
+        """
         self.preview()
-        cluster, name = self._host.cluster, self._settings["statefulset"]
-        replicas = max(1, cluster.replicas(self._namespace, name))
-        cluster.scale(self._namespace, name, 0)
+        replicas = max(1, self._host.cluster.replicas(self._namespace, self._settings["statefulset"]))
+        volume: VolumeExchange | None = None
+        exchanged = False
         try:
+            self._scale(0)
             with self._volume() as volume:
                 volume.prepare(self._opened.artifact.plain_size_bytes)
                 volume.unpack(self._opened.file)
                 before = volume.exchange()
+                exchanged = True
                 self._require_fingerprint(volume)
-            try:
-                cluster.scale(self._namespace, name, replicas)
-                answer = self._ask()
-            except BackupError:
-                cluster.scale(self._namespace, name, 0)
-                with self._volume() as again:
-                    again.before = volume.before
-                    again.put_back()
-                raise
+            self._scale(replicas)
+            answer = self._ask()
         except BaseException as error:  # also where the run is cancelled: a CA that stands still helps nobody
-            cluster.scale(self._namespace, name, replicas)
+            if volume:
+                self._undo(volume.before, error, exchanged=exchanged)
+            self._scale(replicas)
             if not isinstance(error, BackupError):
                 raise
             raise RestoreError(f"{self._ca}: as it was, and started again: {error.message}", *error.hints) from error
         return [f"{self._ca}: restored and started; {answer}; what was there lies in {before} on its claim"]
+
+    def _undo(self, before: str, error: BaseException, *, exchanged: bool) -> None:
+        """Put the old home in its place. Raises: RestoreError where that fails: then nothing may be started."""
+        try:
+            if exchanged:
+                self._scale(0)
+            with self._volume() as volume:
+                volume.before = before
+                if exchanged:
+                    volume.put_back()
+                else:
+                    volume.recover()
+                volume.discard()
+        except BackupError as worse:
+            why = error.message if isinstance(error, BackupError) else type(error).__name__
+            raise RestoreError(
+                f"{self._ca}: {why}; and what was there could not be put back: {worse.message}",
+                f"it is stopped: start it on nothing else; its old home lies in "
+                f"{before if exchanged else '.gxbackup-undo'} on claim {self._namespace}/{self._settings['claim']}",
+                *([] if exchanged else ["start this restore again: it first puts that back"]),
+            ) from error
+
+    def _scale(self, replicas: int) -> None:
+        self._host.cluster.scale(self._namespace, self._settings["statefulset"], replicas)
 
     @contextmanager
     def _volume(self) -> Iterator[VolumeExchange]:
@@ -155,16 +177,12 @@ class CaRestore:
         return ", ".join(f"{count} {table}" for table, count in counts.items())
 
     def _require_fingerprint(self, volume: VolumeExchange) -> None:
-        """Raise unless the certificate on the volume is the one that was kept; the old home is put back then."""
-        try:
-            found = volume.place.run(
-                ["sh", "-c", 'find "$1" -name ".gxbackup-*" -prune -o -name ca-cert.pem -exec cat {} +', "sh",
-                 volume.folder], timeout_seconds=ANSWER_TIMEOUT_SECONDS,
-            )  # fmt: skip
-            self._require(_fingerprints(found.stdout), "on its volume")
-        except BackupError:
-            volume.put_back()
-            raise
+        """Raise unless the certificate on the volume is the one that was kept."""
+        found = volume.place.run(
+            ["sh", "-c", 'find "$1" -name ".gxbackup-*" -prune -o -name ca-cert.pem -exec cat {} +', "sh",
+             volume.folder], timeout_seconds=ANSWER_TIMEOUT_SECONDS,
+        )  # fmt: skip
+        self._require(_fingerprints(found.stdout), "on its volume")
 
     def _require(self, seen: set[str], where: str) -> None:
         expected = set(self._expected) if isinstance(self._expected, list) else set()
@@ -179,77 +197,6 @@ class CaRestore:
         url = self._host.cluster.endpoint(self._namespace, self._ca, self._port)
         self._require(served_fingerprints(url, ANSWER_TIMEOUT_SECONDS), "in its answer to /cainfo")
         return "/cainfo shows the certificate that was kept"
-
-
-class SecretsRestore:
-    """The restore of a namespace's Secrets."""
-
-    def __init__(self, host: Host, work: Work, opened: Opened) -> None:
-        self._host = host
-        self._work = work
-        with opened.file.open(encoding="utf-8") as lines:
-            self._kept = [json.loads(line) for line in lines]
-        if [one["metadata"]["name"] for one in self._kept] != opened.artifact.evidence["secrets"]:
-            raise IntegrityError("Secrets: expected those of the evidence, seen others")
-
-    def preview(self) -> list[str]:
-        """
-        Say which Secrets would be made and which overwritten; none is deleted.
-
-        Raises: RestoreRefusedError where a certificate in one of them was issued since, and nobody allowed that.
-        """
-        there, wanted = self._there(), self._wanted()
-        refuse_newer("Secrets", crypto_of(there.values()), crypto_of(wanted.values()), self._work)
-        told = [f"Secrets: {sum(there.get(n) == s for n, s in wanted.items())} of {len(wanted)} are the same already"]
-        for name, secret in wanted.items():
-            if there.get(name) != secret:
-                told.append(f"{'changed' if name in there else 'added'}: Secret {name}")
-        return told
-
-    def rehearse(self) -> list[str]:
-        """Decode every value."""
-        for secret in self._kept:
-            for value in secret.get("data", {}).values():
-                base64.b64decode(value, validate=True)
-        return [f"Secrets: {len(self._kept)} decoded"]
-
-    def apply(self) -> list[str]:
-        """Make or overwrite those that differ; what is overwritten is kept in the safety folder first."""
-        there, wanted = self._there(), self._wanted()
-        changed = {name: secret for name, secret in wanted.items() if there.get(name) != secret}
-        overwritten = [there[name] for name in changed if name in there]
-        if not changed:
-            return ["Secrets: all are as they were kept"]
-        self._work.safety_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        copy = self._work.safety_dir / f"secrets-before-{clock.now():%Y%m%dT%H%M%S.%fZ}.jsonl"
-        copy.touch(mode=0o600, exist_ok=False)
-        copy.write_text("".join(json.dumps(secret) + "\n" for secret in overwritten), encoding="utf-8")
-        try:
-            for secret in changed.values():
-                put_secret(self._host.cluster, secret)
-        except BackupError:
-            for secret in overwritten:
-                put_secret(self._host.cluster, secret)
-            raise
-        return [f"Secrets: {len(changed)} put back; the {len(overwritten)} that were overwritten lie in {copy}"]
-
-    def _wanted(self) -> dict[str, SecretObject]:
-        words = chosen_words(self._work.options)
-        named = {str(one["metadata"]["name"]): one for one in self._kept if one.get("type") != ACCOUNT_TOKEN}
-        return {name: one for name, one in named.items() if is_chosen(name, words)}
-
-    def _there(self) -> dict[str, SecretObject]:
-        namespace = str(self._kept[0]["metadata"]["namespace"])
-        return {str(one["metadata"]["name"]): one for one in list_secrets(self._host.cluster, namespace)}
-
-
-def crypto_of(secrets: Iterable[SecretObject]) -> CryptoInventory:
-    """Return the keys and certificates in the values of Secrets."""
-    crypto = CryptoInventory()
-    for secret in secrets:
-        for key, value in secret.get("data", {}).items():
-            crypto.add(f"{secret['metadata']['name']}/{key}", base64.b64decode(value))
-    return crypto
 
 
 def keeps_registry_elsewhere(artifact: Artifact) -> bool:

@@ -24,10 +24,11 @@ from gxbackup.adapters.secrets import list_secrets
 from gxbackup.chunk_stream import ChunkStream
 from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import claims
-from gxbackup.fabric.ca_restore import CaRestore, SecretsRestore, chosen_words, crypto_of, is_chosen
+from gxbackup.fabric.ca_restore import CaRestore, chosen_words, is_chosen
 from gxbackup.fabric.claim_restore import ClaimRestore
 from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.fabric.crypto_tar import CryptoTar
+from gxbackup.fabric.secrets_restore import SecretsRestore, crypto_of
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream, StreamEnd
 from gxbackup.sources.base import Opened, Restorable, Work
