@@ -29,6 +29,7 @@ TOO_SLOW = "alert-RestoreTooSlow"
 SIZE_ANOMALY = "alert-BackupSizeAnomaly"
 EXPIRING = "alert-BackupCertificateExpiring"
 FABRIC_SET = "fabric-set"
+CLAIM_UNREAD = "restore-fabric-crypto"
 LINES_TOLD = 6
 
 Level = Literal["failing", "warning"]
@@ -134,6 +135,7 @@ def _condition(catalog: Catalog, data_type: str, promise: DataType, proofs: Proo
         level: Level = "failing" if size.emptied else "warning"
         found.append(Finding(level=level, subject=subject, message=size.oddity, runbook=SIZE_ANOMALY))
     found += _certificate_findings(subject, artifacts)
+    found += _unread_findings(subject, artifacts)
     since = None
     if promise.restore_flow is not None and newest is not None:
         since = proven.at if proven else layout.snapshot_time(catalog.snapshots[0].snapshot)
@@ -218,6 +220,15 @@ def _certificate_findings(subject: str, artifacts: Sequence[Artifact]) -> list[F
             message = f"a certificate in it is about to expire: {one}"
             found.append(Finding(level="warning", subject=subject, message=message, runbook=EXPIRING))
     return found
+
+
+def _unread_findings(subject: str, artifacts: Sequence[Artifact]) -> list[Finding]:
+    unread = [artifact.evidence.get("claims_unread") for artifact in artifacts]
+    return [
+        Finding(level="warning", subject=subject, message=f"nobody could look into {one}", runbook=CLAIM_UNREAD)
+        for told in unread
+        for one in (told if isinstance(told, list) else [])
+    ]
 
 
 def _rehearsal_findings(

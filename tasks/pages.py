@@ -37,6 +37,8 @@ def backup_page(manifest: Manifest, faults: Sequence[str], plan: Plan | None, fa
     if manifest.missing:
         lines += ["## Missing", "", "| data type | why |", "|---|---|"]
         lines += [f"| {gap.data_type} | {cell(gap.reason)} |" for gap in manifest.missing] + [""]
+    if unread := [one for artifact in manifest.artifacts for one in _unread(artifact)]:
+        lines += ["## Nobody could look into", "", *(f"- {cell(one)}" for one in unread), ""]
     lines += [
         "## Safe on the remote",
         "",
@@ -121,6 +123,11 @@ def overlay_in_words(data_type: str, planned: OverlayPlan) -> list[str]:
     if planned.left_alone:
         told.append(f"left alone, this host's identity: {', '.join(planned.left_alone[:CHANGES_TOLD])}")
     return told
+
+
+def _unread(artifact: Artifact) -> list[str]:
+    told = artifact.evidence.get("claims_unread")
+    return [str(one) for one in told] if isinstance(told, list) else []
 
 
 def _evidence(artifact: Artifact) -> str:

@@ -12,7 +12,7 @@ from gxbackup.adapters.cluster import Claim, Cluster, Pod
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
-from gxbackup.errors import SourceMissingError
+from gxbackup.errors import CollectError, SourceMissingError
 from gxbackup.ports import Running
 
 VOLUME = "/mnt"
@@ -49,6 +49,7 @@ class LocalCluster:
         self.deleted: list[str] = []
         self.helpers: list[tuple[str, bool]] = []  # claims that pods of ours were started on, and whether to read only
         self.never_ready_again: set[str] = set()
+        self.may_create_pods = True
 
     def host(self) -> Host:
         return Host(Containers(), cast(Cluster, self))
@@ -96,6 +97,8 @@ class LocalCluster:
     ) -> AbstractContextManager[FolderPlace]:  # fmt: skip
         @contextmanager
         def mounted() -> Iterator[FolderPlace]:
+            if not self.may_create_pods:
+                raise CollectError(f"pod {namespace}/gx-backup-1: expected to be allowed, seen 403 Forbidden")
             self.helpers.append((claim, read_only))
             folder = self.unmounted.get(claim) or self.volumes[claim.removeprefix("data-")]
             yield FolderPlace(f"claim {namespace}/{claim}", folder)

@@ -96,6 +96,42 @@ def chosen(claims: Sequence[Claim], patterns: Sequence[str], without: Sequence[s
     return Listed(kept, frozenset(one.name for one in kept if one.name in patterns), missing)
 
 
+class Found(NamedTuple):
+    """What a look into the chosen claims came to."""
+
+    sizes: dict[str, int]  # claim → size of what is read of it; 0: not known, and told where it is opened
+    unread: tuple[str, ...]  # those that a pattern alone chose, and nobody could look into, each with why
+
+
+def found_in(
+    cluster: Cluster, namespace: str, listed: Listed, passed_over: set[str], known: set[str], image: str | None
+) -> Found:
+    """
+    Look into the chosen claims; `known` are those that keys were kept of.
+
+    One that is neither named in full nor known, and cannot be looked into, may hold no key at all: it costs the others
+    nothing, and is told.
+    """
+    sizes: dict[str, int] = {}
+    unread = []
+    expected = listed.named | known
+    for claim in listed.claims:
+        if claim.name in passed_over or (claim.phase == "Pending" and claim.name not in expected):
+            continue
+        try:
+            with material_of(cluster, namespace, claim.name, image) as material:
+                size_bytes = material.size_bytes
+        except BackupError as error:
+            if claim.name in expected:
+                sizes[claim.name] = 0
+            else:
+                unread.append(f"claim {namespace}/{claim.name}: {error.message}")
+            continue
+        if size_bytes or claim.name in expected:
+            sizes[claim.name] = size_bytes
+    return Found(sizes, tuple(unread))
+
+
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Tell whether a claim is one of those named. Pure."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

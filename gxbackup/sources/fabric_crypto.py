@@ -11,6 +11,7 @@ Source: strategy row Fabric Crypto Materials; facts B9, B10.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar, Literal
@@ -26,6 +27,7 @@ from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import claims
 from gxbackup.fabric.ca_restore import CaRestore, chosen_words, is_chosen
 from gxbackup.fabric.claim_restore import ClaimRestore
+from gxbackup.fabric.claims import Found
 from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.fabric.crypto_tar import CryptoTar
 from gxbackup.fabric.secrets_restore import SecretsRestore, crypto_of
@@ -34,6 +36,7 @@ from gxbackup.ports import Place, PlainStream, StreamEnd
 from gxbackup.sources.base import Opened, Restorable, Work
 from gxbackup.sources.directory import AbsolutePath
 
+_log = logging.getLogger(__name__)
 LOOK_TIMEOUT_SECONDS = 120
 SECRETS = "secrets"
 # The folder that holds the CA's home; its size in KiB.
@@ -79,7 +82,8 @@ class FabricCrypto(Restorable):
     claims: tuple[str, ...] = Field(
         default=(),
         description="claims whose MSP and TLS material is kept, by name or pattern (`*`: all but the CAs' own); "
-        "one that is named in full and missing, or holds none, counts as missing",
+        "one that is named in full, or was kept before, and cannot be read or holds none counts as missing; "
+        "of another that nobody can look into the run and the health check warn",
     )
     without_claims: tuple[str, ...] = Field(
         default=(), description="claims, by name or pattern, that are not read, or are gone on purpose"
@@ -102,7 +106,8 @@ class FabricCrypto(Restorable):
         """
         Name one capture for each CA, one for the Secrets, one for each claim with material.
 
-        A CA or a claim that is not there, also one that `last_good` knows, fails where it is opened, alone.
+        A CA or a claim that is not there, also one that `last_good` knows, fails where it is opened, alone. A claim
+        that a pattern alone chose, and nobody can look into, is told in `claims_unread` and costs the others nothing.
         Raises: SourceMissingError where none of the CAs is there, or there is no Secret where nothing else is taken.
         """
         captures, reasons = [], []
@@ -124,13 +129,15 @@ class FabricCrypto(Restorable):
                 Capture(data_type=data_type, name=f"{SECRETS}.jsonl", settings={"namespace": self.namespace})
             )
         known = {str(one.settings["crypto_claim"]) for one in last_good if "crypto_claim" in one.settings}
-        return captures + [
+        found = self._claims(host, known)
+        captures += [
             Capture(
                 data_type=data_type, name=f"claim-{name}.tar", settings={"crypto_claim": name},
                 expected_size_bytes=size_bytes,
             )
-            for name, size_bytes in self._claims(host, known).items()
+            for name, size_bytes in found.sizes.items()
         ]  # fmt: skip
+        return _with_unread(captures, data_type, found.unread)
 
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
@@ -169,29 +176,17 @@ class FabricCrypto(Restorable):
                 finally:
                     tar.close()
 
-    def _claims(self, host: Host, known: set[str]) -> dict[str, int]:
-        """Return claim → size of what is read of it; 0 where that is not known, and it is told when it is opened."""
+    def _claims(self, host: Host, known: set[str]) -> Found:
         if not self.claims:
-            return {}
+            return Found({}, ())
         cluster = host.cluster
         listed = claims.chosen(cluster.claims(self.namespace), self.claims, self.without_claims)
         cas = {claim for pod in cluster.pods(self.namespace) if pod.labels.get("app") in self.cas
                for claim in pod.claims}  # fmt: skip
-        found: dict[str, int] = {}
-        for claim in listed.claims:
-            if claim.name in cas or (claim.phase == "Pending" and claim.name not in listed.named | known):
-                continue
-            try:
-                with claims.material_of(cluster, self.namespace, claim.name, self.helper_image) as material:
-                    size_bytes = material.size_bytes
-            except BackupError:
-                found[claim.name] = 0
-                continue
-            if size_bytes or claim.name in listed.named | known:
-                found[claim.name] = size_bytes
+        found = claims.found_in(cluster, self.namespace, listed, cas, known, self.helper_image)
         there = {claim.name for claim in listed.claims} | cas
         gone = [name for name in sorted(known - there) if not claims.matches(name, self.without_claims)]
-        return found | dict.fromkeys((*listed.missing, *gone), 0)
+        return found._replace(sizes=found.sizes | dict.fromkeys((*listed.missing, *gone), 0))
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
         """Return those of `cas` (`ca-org1`, a claim, or `org1` with its Secrets and claims), or all."""
@@ -266,6 +261,18 @@ class FabricCrypto(Restorable):
         evidence["secrets"] = [str(secret["metadata"]["name"]) for secret in found]
         lines = ((json.dumps(secret, sort_keys=True) + "\n").encode() for secret in found)
         return ChunkStream(lines, lambda: StreamEnd(evidence))
+
+
+def _with_unread(captures: list[Capture], data_type: str, unread: Sequence[str]) -> list[Capture]:
+    """Tell of claims that nobody could look into: in the log, and in the evidence that the health check reads."""
+    for one in unread:
+        _log.warning("%s: nobody could look into %s", data_type, one)
+    if not unread:
+        return captures
+    if not captures:
+        raise SourceMissingError(f"{data_type}: nobody could look into {'; '.join(unread)}")
+    first = captures[0].model_copy(update={"evidence": {"claims_unread": [*unread]}})
+    return [first, *captures[1:]]
 
 
 def _called(settings: dict[str, JsonValue]) -> str:

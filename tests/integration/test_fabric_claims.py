@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gxbackup.errors import CommandError, RestoreError, RestoreRefusedError, SourceMissingError
+from gxbackup.errors import CollectError, CommandError, RestoreError, RestoreRefusedError, SourceMissingError
 from gxbackup.fabric import claim_restore, claims
 from gxbackup.sources.fabric_crypto import FabricCrypto
 from tests.crypto_files import identity, make_msp, tree
@@ -93,6 +93,42 @@ def test_a_claim_that_is_named_or_known_and_gone_fails_alone(cluster: LocalClust
             read(source, cluster.host(), by_claim[claim], tmp_path)
     retired = source.model_copy(update={"claims": ("*-admins",), "without_claims": (PEER,)})
     assert PEER not in {one.settings.get("crypto_claim") for one in retired.collect_since(cluster.host(), "c", [known])}
+
+
+def test_a_claim_that_nobody_may_look_into_costs_the_cas_keys_nothing_and_is_told(
+    cluster: LocalCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.may_create_pods, cluster.not_ready = False, {"peer0-org1-0", "couchdb-0"}
+
+    (ca,) = SOURCE.collect(cluster.host(), "fabric-crypto")
+
+    kept = read(SOURCE, cluster.host(), ca, tmp_path)
+    assert kept.end.shortfalls == ()
+    told = kept.opened().artifact.evidence["claims_unread"]
+    why = "pod fabric/gx-backup-1: expected to be allowed, seen 403 Forbidden"
+    assert told == [f"claim fabric/{claim}: {why}" for claim in ("data-couchdb-0", PEER, ADMINS)]
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("WARNING", f"fabric-crypto: nobody could look into {one}") for one in told
+    ]
+    cluster.not_ready.add("ca-org1-0")
+    with pytest.raises(SourceMissingError, match=f"nobody could look into claim .*data-couchdb-0: .*{ADMINS}"):
+        SOURCE.model_copy(update={"cas": ()}).collect(cluster.host(), "fabric-crypto")
+
+
+def test_a_claim_that_is_named_or_had_keys_and_cannot_be_looked_into_counts_as_missing(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    known = captured(cluster, tmp_path, PEER).opened().artifact
+    cluster.may_create_pods, cluster.not_ready = False, {"peer0-org1-0", "couchdb-0"}
+
+    source = SOURCE.model_copy(update={"claims": ("*", ADMINS)})
+    ca, *of_claims = source.collect_since(cluster.host(), "fabric-crypto", [known])
+
+    assert [one.settings["crypto_claim"] for one in of_claims] == [PEER, ADMINS]
+    for one in of_claims:
+        with pytest.raises(CollectError, match="expected to be allowed, seen 403"):
+            read(source, cluster.host(), one, tmp_path)
+    assert [one.split()[1] for one in ca.evidence["claims_unread"]] == ["fabric/data-couchdb-0:"]
 
 
 def test_a_key_of_another_certificate_is_a_shortfall_and_is_not_put_back(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from gxbackup import health
 from gxbackup.health import Condition
 from gxbackup.model import Catalog, Rejected
 from gxbackup.proofs import Proofs, Rehearsal
+from tasks.pages import backup_page
 from tests.unit.catalogs import KEYS, SERVER, SITE, Promised, Shelf, Taken, daily, day, inventory, named
 
 MIB = 1024**2
@@ -247,6 +248,22 @@ def test_a_certificate_about_to_expire_is_told_by_name() -> None:
     assert condition.level() == "warning"
     assert "ca-org1 tls: 2026-09-20" in condition.findings[0].message
     assert condition.findings[0].runbook == "alert-BackupCertificateExpiring"
+
+
+def test_a_claim_that_nobody_could_look_into_is_told_by_name_and_the_copy_is_good() -> None:
+    shelf = daily(Shelf(), 0, 1)
+    newest = shelf.manifests[named(1)]
+    evidence = {"claims_unread": ["claim fabric/data-peer1-0: seen 403 Forbidden"]}
+    artifact = newest.artifacts[0].model_copy(update={"evidence": evidence})
+    shelf.manifests[named(1)] = newest.model_copy(update={"artifacts": (artifact,)})
+
+    condition = look(shelf, day(1))
+
+    assert (condition.level(), condition.newest) == ("warning", named(1))
+    assert condition.findings[0].message == f"nobody could look into {evidence['claims_unread'][0]}"
+    assert condition.findings[0].runbook == "restore-fabric-crypto"
+    page = backup_page(shelf.manifests[named(1)], [], None, None)
+    assert f"## Nobody could look into\n\n- {evidence['claims_unread'][0]}\n" in page
 
 
 def test_worst_comes_first() -> None:
