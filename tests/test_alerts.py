@@ -91,6 +91,12 @@ def test_every_message_of_prefect_has_its_page_the_one_that_it_names(name: str) 
     assert re.findall(r"^## .*$", (RUNBOOKS / f"{page}.md").read_text(), re.MULTILINE) == HEADINGS
 
 
+def test_whatever_end_of_the_hourly_look_was_told_its_being_well_again_is_told_too() -> None:
+    told = automations()["gx-health-failing"]["trigger"]["expect"]
+
+    assert automations()["gx-health-well"]["trigger"]["after"] == told
+
+
 def test_no_page_is_left_of_a_message_that_is_gone() -> None:
     assert {page.stem for page in RUNBOOKS.glob("gx-*.md")} <= {*automations()}
 
