@@ -13,7 +13,7 @@ from flows.recipes import tell
 from gxbackup import clock, drill
 from gxbackup.drill import Step
 from gxbackup.errors import BackupError
-from gxbackup.health import TOO_SLOW, Finding
+from gxbackup.health import Finding
 from gxbackup.proofs import Rehearsal
 from gxbackup.restoring import Chosen
 from gxbackup.staging import staging_area
@@ -26,8 +26,6 @@ from tasks.proof_pages import drill_page
 from tasks.proofs import record_proofs
 from tasks.restore import unpack
 from tasks.restore_data import open_data, rehearse_data
-
-RUNBOOK = "alert-RestoreRehearsalFailed"
 
 
 def rehearse_all(data_types: list[str] | None = None) -> None:
@@ -57,21 +55,11 @@ def _restore_all(key: str, title: str, only: list[str] | None, *, dependency: bo
         if only and data_type not in only:
             continue
         steps.append(_step(server, data_type))
-        found += _findings(steps[-1])
+        found += drill.findings(steps[-1])
     _record(steps, found)
-    tell(key, drill_page(title, steps))
+    tell(key, drill_page(title, steps, found))
     end(found)
     deadman.ping(key)
-
-
-def _findings(step: Step) -> list[Finding]:
-    subject = f"{step.server} {step.data_type}"
-    if step.failure is not None:
-        return [Finding(level="failing", subject=subject, message=step.failure, runbook=RUNBOOK)]
-    if step.rehearsal is not None and step.is_slow():
-        message = step.rehearsal.slowness(step.rto_hours)
-        return [Finding(level="warning", subject=subject, message=message, runbook=TOO_SLOW)]
-    return []
 
 
 def _step(server: str, data_type: str) -> Step:

@@ -8,7 +8,9 @@ its heights need, and what stands on it last.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
+from gxbackup.health import GRACE, TOO_SLOW, Finding
 from gxbackup.inventory import Inventory
 from gxbackup.model import Frozen
 from gxbackup.proofs import Rehearsal
@@ -46,8 +48,8 @@ class Step(Frozen):
     told: tuple[str, ...] = ()
 
     def is_late(self) -> bool:
-        """Tell whether what came back was older than promised."""
-        return self.age_hours is not None and self.age_hours > self.rpo_hours
+        """Tell whether what came back was older than promised, by the grace that the hourly look gives too."""
+        return self.age_hours is not None and self.age_hours > self.rpo_hours + GRACE / timedelta(hours=1)
 
     def is_slow(self) -> bool:
         """Tell whether it came back, later than promised."""
@@ -63,6 +65,21 @@ def in_order(inventory: Inventory, *, dependency: bool) -> list[tuple[str, str]]
         if promise.restore_flow is not None
     ]
     return sorted(wanted, key=lambda one: _rank(one[1])) if dependency else wanted
+
+
+def findings(step: Step) -> list[Finding]:
+    """Tell what is wrong with a step: it failed, or what came back was older, or came later, than promised."""
+    subject = f"{step.server} {step.data_type}"
+    if step.failure is not None:
+        return [Finding(level="failing", subject=subject, message=step.failure, runbook="alert-RestoreRehearsalFailed")]
+    found = []
+    if step.is_late():
+        message = f"what came back is {step.age_hours:g} h old, promised {step.rpo_hours:g} h"
+        found.append(Finding(level="warning", subject=subject, message=message, runbook="alert-BackupJobFailed"))
+    if step.rehearsal is not None and step.is_slow():
+        message = step.rehearsal.slowness(step.rto_hours)
+        found.append(Finding(level="warning", subject=subject, message=message, runbook=TOO_SLOW))
+    return found
 
 
 def total_seconds(steps: Iterable[Step]) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from gxbackup import drill
+from gxbackup import drill, health
 from gxbackup.drill import Step
-from gxbackup.health import Condition, Finding
+from gxbackup.health import Condition, Finding, Level
 from gxbackup.watch import Room, Surroundings
 from tasks.pages import cell, human_bytes
 
 _MARKS = {"failing": "🔴 failing", "warning": "🟡 warning", None: "🟢 well"}
+_RANKS = {"failing": 0, "warning": 1, None: 2}
 
 
 def health_page(conditions: Sequence[Condition], findings: Sequence[Finding], seen: Surroundings, now: datetime) -> str:
@@ -25,7 +26,7 @@ def health_page(conditions: Sequence[Condition], findings: Sequence[Finding], se
         ),
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    ordered = sorted(conditions, key=lambda one: {"failing": 0, "warning": 1, None: 2}[one.level()])
+    ordered = sorted(conditions, key=lambda one: _RANKS[one.level()])
     lines += [_condition_row(one) for one in ordered] + [""]
     lines += _surroundings(seen)
     return "\n".join(lines) + "\n"
@@ -37,7 +38,7 @@ def verification_page(title: str, findings: Sequence[Finding], lines: Sequence[s
     return "\n".join([f"# {head}", "", *_finding_rows(findings), *(f"- {cell(line)}" for line in lines)]) + "\n"
 
 
-def drill_page(title: str, steps: Sequence[Step]) -> str:
+def drill_page(title: str, steps: Sequence[Step], findings: Sequence[Finding]) -> str:
     """Tell for every data type what would be lost now and how long it takes to be back, worst first."""
     failed = sum(step.failure is not None for step in steps)
     word = "all restored, evidence equal" if not failed else f"{failed} of {len(steps)} could not be restored"
@@ -47,10 +48,11 @@ def drill_page(title: str, steps: Sequence[Step]) -> str:
         "",
         f"Back after {drill.total_seconds(steps):.0f} s, here. Beside the promises: {late} too old, {slow} too slow.",
         "",
+        *_finding_rows(health.worst_first(findings)),
         "| | step | data type | snapshot | lost (RPO) | RPO promised | back within (RTO) | RTO promised | seen |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    numbered = sorted(enumerate(steps, 1), key=lambda one: (one[1].failure is None, not one[1].is_slow()))
+    numbered = sorted(enumerate(steps, 1), key=lambda one: _RANKS[_level(one[1])])
     return "\n".join([*lines, *(_step_row(number, step) for number, step in numbered)]) + "\n"
 
 
@@ -60,13 +62,19 @@ def _step_row(number: int, step: Step) -> str:
     if step.rehearsal is not None:
         snapshot = step.rehearsal.snapshot
         back = f"{step.rehearsal.rto_seconds:.1f} s" if step.failure is None else "never"
-    mark = _MARKS["failing" if step.failure else "warning" if step.is_slow() else None]
+    mark = _MARKS[_level(step)]
     seen = step.failure or "; ".join(step.told)
     name = f"{step.server} {step.data_type}"
     return (
         f"| {mark} | {number} | {name} | {snapshot} | {lost} | {step.rpo_hours:g} h | {back} "
         f"| {step.rto_hours:g} h | {cell(seen)} |"
     )
+
+
+def _level(step: Step) -> Level | None:
+    if step.failure is not None:
+        return "failing"
+    return "warning" if step.is_late() or step.is_slow() else None
 
 
 def _finding_rows(findings: Sequence[Finding]) -> list[str]:
