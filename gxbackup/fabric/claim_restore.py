@@ -134,8 +134,7 @@ class ClaimRestore:
             self._shell(place, _RECOVER)
             volume.discard()
             raise
-        there = {(one.path, one.sha256) for one in _read(place, CLAIM_FOLDER).certificates}
-        if lost := [one.path for one in crypto.certificates if (one.path, one.sha256) not in there]:
+        if lost := crypto.lost_in(_read(place, CLAIM_FOLDER)):
             self._shell(place, _PUT_BACK, self._before)
             raise IntegrityError(f"claim {self._claim}: as it was: after the exchange it lacks {', '.join(lost)}")
 

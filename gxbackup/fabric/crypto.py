@@ -111,6 +111,14 @@ class CryptoInventory:
                 found.append(f"{one.path} ({one.subject}): expected the key that matches it, seen another beside it")
         return found
 
+    def lost_in(self, there: CryptoInventory) -> list[str]:
+        """Say which of these files do not lie there: the same certificate, the same key, at the same path."""
+        seen = {(one.path, one.sha256) for one in there.certificates}
+        lost = {one.path for one in self.certificates if (one.path, one.sha256) not in seen}
+        for key, paths in self._keys.items():
+            lost |= paths - there._keys.get(key, set())
+        return sorted(lost | (set(self.unreadable) - set(there.unreadable)))
+
     def leaves(self) -> dict[str, Certificate]:
         """Return path → the first certificate in it: those that follow are its issuers."""
         return {one.path: one for one in reversed(self.certificates)}

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gxbackup.errors import CollectError, CommandError, RestoreError, RestoreRefusedError, SourceMissingError
+from gxbackup.errors import (
+    CollectError,
+    CommandError,
+    IntegrityError,
+    RestoreError,
+    RestoreRefusedError,
+    SourceMissingError,
+)
 from gxbackup.fabric import claim_restore, claims
 from gxbackup.sources.fabric_crypto import FabricCrypto
 from tests.crypto_files import identity, make_msp, tree
@@ -198,6 +205,23 @@ def test_a_pod_that_does_not_come_back_gets_its_old_keys_again(
     assert tree(peer) == before
     assert list(peer.glob(".gxbackup-*")) == []
     assert cluster.deleted == ["peer0-org1-0", "peer0-org1-0"]
+
+
+def test_a_key_that_was_not_put_back_is_found_and_all_is_as_it_was(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, peer = captured(cluster, tmp_path, PEER), cluster.volumes["peer0-org1-0"]
+    make_msp(peer / "fabric" / "msp", "what was there", age_days=20)
+    before = tree(peer)
+    lost = "fabric/msp/keystore/one_sk"
+    monkeypatch.setattr(claim_restore, "_EXCHANGE", f"{claim_restore._EXCHANGE} && mkdir copy && mv {lost} copy/a.key")
+
+    with pytest.raises(IntegrityError, match=f"as it was: after the exchange it lacks {lost}$"):
+        SOURCE.apply(cluster.host(), work(tmp_path, plain))
+
+    shutil.rmtree(peer / "copy")
+    assert tree(peer) == before
+    assert cluster.deleted == []
 
 
 def test_a_newer_certificate_is_overwritten_only_with_a_word_of_consent(cluster: LocalCluster, tmp_path: Path) -> None:
