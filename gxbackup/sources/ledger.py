@@ -148,14 +148,16 @@ class Ledger(Restorable):
             refuse_alone(host.cluster.pods(self.namespace, self._selector()), restores)
         told = [line for one in restores for line in one.preview()]
         kept = heights.copies_of(restore.artifact for restore in restores)
-        orderer_sets.require_even(kept, work)
         neighbours = self._neighbours(host)
+        orderer_sets.require_even(kept, work, neighbours)
         if not (self.role == "orderer" and work.options.get("allow_older")):
             heights.require_set([*kept, *neighbours])
         told += [f"{one.role} {one.name} on this node: {dict(one.heights)}" for one in neighbours] + [*work.unread]
         # Where orderers run, peers meet them and not their copies.
         met = self.role == "peer" and any(pod.ready for pod in host.cluster.pods(self.namespace, "tier=orderer"))
-        return told if met or work.options.get("unmatched") else told + orderer_sets.require_elsewhere(kept, work)
+        if met or work.options.get("unmatched"):
+            return told
+        return told + orderer_sets.require_elsewhere(kept, work, neighbours)
 
     def rehearse(self, host: Host, work: Work) -> list[str]:
         """Unpack each volume beside, compare every file's attributes, and check every block's data. Starts no node."""

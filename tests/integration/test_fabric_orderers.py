@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 import pytest
 
-from gxbackup.errors import RestoreError
+from gxbackup.errors import RestoreError, RestoreRefusedError
+from gxbackup.fabric import layout as files
+from gxbackup.fabric.heights import ORDERER, Copy, Held
 from gxbackup.sources import ledger
 from gxbackup.sources.base import Work
 from gxbackup.volume_exchange import VolumeExchange
 from tests import fabric_network
+from tests.fabric_network import CHANNEL, HEIGHT
 from tests.integration.test_fabric_ledger import SOURCES, cluster_of
 from tests.local_cluster import LocalCluster
 from tests.opened import read, work
@@ -171,3 +174,26 @@ def test_an_orderer_that_does_not_start_again_is_named_with_its_reason_and_the_n
         orderers.apply()
 
     assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
+
+
+def test_the_advice_names_a_peer_of_this_node_that_lives_above_what_is_to_be_restored(
+    orderers: Orderers, tmp_path: Path
+) -> None:
+    below = {CHANNEL: HEIGHT - 1}
+    first, *others = orderers.work.opened
+    lower = first.artifact.model_copy(update={"evidence": {**first.artifact.evidence, "heights": below}})
+    copies = tuple(Copy(ORDERER, name, below) for name in sorted(orderers.cluster.volumes))
+    uneven = orderers.work.model_copy(update={
+        "opened": (first.model_copy(update={"artifact": lower}), *others), "options": {"allow_older": True},
+        "here": (Held("vps3", "orderer-ledger", "20260909_050000", copies),),
+    })  # fmt: skip
+    orderers.cluster.volumes["peer0-org1-0"] = fabric_network.unpack("peer0", tmp_path / "p")
+    orderers.cluster.mounts["peer0-org1-0"] = files.PRODUCTION["peer"]
+
+    with pytest.raises(RestoreRefusedError) as refusal:
+        SOURCE.preview(orderers.cluster.host(), uneven)
+
+    assert any(
+        "stop these" in hint and hint.endswith(f"peer0-org1-0 ({CHANNEL} {HEIGHT}): no copy is that low")
+        for hint in refusal.value.hints
+    )
