@@ -214,9 +214,10 @@ def _put_condition(figures: _Figures, labels: tuple[str, str], one: Condition) -
     ):
         figures.put(name, help_text, value, **named)
     if one.usual_size_bytes is not None:
-        anomaly = any(finding.runbook == SIZE_ANOMALY for finding in one.findings)
+        odd = [finding.level for finding in one.findings if finding.runbook == SIZE_ANOMALY]
+        anomaly = 2 if "failing" in odd else len(odd)
         figures.put("backup_usual_size_bytes", "Median of its plain sizes before.", one.usual_size_bytes, **named)
-        figures.put("backup_size_anomaly", "1: half or double of its median, or emptied.", float(anomaly), **named)
+        figures.put("backup_size_anomaly", "1: half or double of its median; 2: emptied.", anomaly, **named)
     if one.restored_by is not None:
         at = one.proven.at.timestamp() if one.proven else 0.0
         help_text = "When it was last restored to scratch with equal evidence; 0: never."

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from gxbackup import health, metrics
 from gxbackup.errors import SetupError
-from gxbackup.health import Finding
+from gxbackup.health import Finding, Level
 from gxbackup.metrics import Unread
 from gxbackup.proofs import Proofs, Rehearsal
 from gxbackup.watch import REMOTE_FULL_PAGE, CronJobSeen, Room, Surroundings, remote_findings
@@ -93,6 +93,18 @@ def test_what_could_not_be_read_keeps_its_last_figures_and_nothing_else_does(
     ):
         assert line in text, line
     assert not [line for line in text if "broken-chain" in line]
+
+
+@pytest.mark.parametrize(
+    ("levels", "figure"), [([], 0), (["warning"], 1), (["failing"], 2)], ids=["usual", "half", "emptied"]
+)
+def test_what_is_emptied_is_told_apart_from_what_is_half(levels: list[Level], figure: int) -> None:
+    [website] = health.conditions([daily(Shelf(), 0, 5).catalog()], inventory(website=Promised()), {}, day(5))
+    odd = tuple(Finding(level=one, subject="", message="", runbook=health.SIZE_ANOMALY) for one in levels)
+
+    figures = metrics.of_health([website.model_copy(update={"findings": odd})], odd, SEEN, day(5))
+
+    assert figures.get_sample_value("backup_size_anomaly", {"server": SERVER, "data_type": "website"}) == figure
 
 
 def test_promtool_finds_nothing_wrong_with_them() -> None:
