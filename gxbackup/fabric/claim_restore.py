@@ -11,6 +11,7 @@ Source: facts B10 (per identity; never a newer certificate without a word of con
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from gxbackup.volume_exchange import VolumeExchange
 if TYPE_CHECKING:
     from gxbackup.sources.base import Opened, Work
 
+_log = logging.getLogger(__name__)
 READY_TIMEOUT_SECONDS = 300
 MOVE_TIMEOUT_SECONDS = 600
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -63,8 +65,10 @@ mkdir -m 700 "$before" && sync && mv .gxbackup-claim-noted .gxbackup-claim-units
     done
 } <.gxbackup-claim-units
 sync; mv .gxbackup-claim-units "$before/.gxbackup-claim-units" && rm -rf .gxbackup-new"""
+# Whether the exchange has ended or not.
 _PUT_BACK = (
-    """cd "$1" && mv "$2/.gxbackup-claim-units" .gxbackup-claim-units || exit 1
+    """cd "$1" || exit 1
+[ ! -e "$2/.gxbackup-claim-units" ] || mv "$2/.gxbackup-claim-units" .gxbackup-claim-units || exit 1
 """
     + _RECOVER
 )
@@ -80,6 +84,8 @@ class ClaimRestore:
         self._opened = opened
         self._claim = str(opened.artifact.settings["crypto_claim"])
         self._image = image
+        self._exchanged = False
+        self._to_start: set[str] = set()  # pods that may have read other keys than the claim holds
         self._before = f".gxbackup-before-{clock.now():%Y%m%dT%H%M%SZ}"
 
     def preview(self) -> list[str]:
@@ -106,17 +112,35 @@ class ClaimRestore:
         Exchange, compare, start the pods anew. Where one that was ready does not come back, all is as it was.
 
         A pod that was not ready before is started anew and not waited for: what it lacks may not be on this claim.
+        Cut short by a signal after the exchange, it names the pods that still run with what was there before.
         """
         crypto, units = self._kept()
         users = self._users()
-        with self._place(users) as place:
-            self._shell(place, _RECOVER)  # what a killed restore half moved counts as what is there
-            self._require_consent(_read(place, CLAIM_FOLDER), crypto)
-            self._exchange(place, crypto, units)
-        told = [f"claim {self._claim}: restored, evidence equal; what was there lies in {self._before} on it"]
         try:
+            return self._apply(crypto, units, users)
+        except BaseException as error:
+            if self._to_start:
+                told = (
+                    f"claim {self._claim}: its keys may be others than these pods of {self._namespace} have read: "
+                    f"start them anew by hand: {', '.join(sorted(self._to_start))}"
+                )
+                _log.error("%s", told)
+                error.add_note(told)
+            raise
+
+    def _apply(self, crypto: CryptoInventory, units: list[str], users: list[Pod]) -> list[str]:
+        try:
+            with self._place(users) as place:
+                self._shell(place, _RECOVER)  # what a killed restore half moved counts as what is there
+                self._require_consent(_read(place, CLAIM_FOLDER), crypto)
+                self._exchange(place, crypto, units, users)
+                self._exchanged = True
+            told = [f"claim {self._claim}: restored, evidence equal; what was there lies in {self._before} on it"]
             return told + self._start_anew(users)
         except BackupError as error:
+            if not self._exchanged:
+                raise
+            self._to_start = {pod.name for pod in users}
             with self._place(users) as place:
                 self._shell(place, _PUT_BACK, self._before)
             self._start_anew([pod.model_copy(update={"ready": False}) for pod in users])
@@ -124,19 +148,21 @@ class ClaimRestore:
                 f"claim {self._claim}: as it was, and its pods started again: {error.message}", *error.hints
             ) from error
 
-    def _exchange(self, place: Place, crypto: CryptoInventory, units: list[str]) -> None:
+    def _exchange(self, place: Place, crypto: CryptoInventory, units: list[str], users: list[Pod]) -> None:
+        """Exchange and compare; whatever cuts it short, the claim is as it was."""
         volume = VolumeExchange(place, CLAIM_FOLDER)
         volume.prepare(self._opened.artifact.plain_size_bytes)
         try:
             volume.unpack(self._opened.file)
+            self._to_start = {pod.name for pod in users}
             self._shell(place, _EXCHANGE, self._before, stdin="".join(f"{unit}\n" for unit in units))
+            if lost := crypto.lost_in(_read(place, CLAIM_FOLDER)):
+                raise IntegrityError(f"claim {self._claim}: as it was: after the exchange it lacks {', '.join(lost)}")
         except BaseException:
-            self._shell(place, _RECOVER)
+            self._shell(place, _PUT_BACK, self._before)
+            self._to_start.clear()
             volume.discard()
             raise
-        if lost := crypto.lost_in(_read(place, CLAIM_FOLDER)):
-            self._shell(place, _PUT_BACK, self._before)
-            raise IntegrityError(f"claim {self._claim}: as it was: after the exchange it lacks {', '.join(lost)}")
 
     def _start_anew(self, users: list[Pod]) -> list[str]:
         """Delete the pods, and wait for as many ready ones as there were."""
@@ -146,6 +172,7 @@ class ClaimRestore:
                 told.append(f"pod {pod.name}: nothing would make it again: start it anew by hand")
                 continue
             self._cluster.delete_pod(self._namespace, pod.name)
+            self._to_start.discard(pod.name)
             told.append(
                 f"pod {pod.name}: started anew" + ("" if pod.ready else "; it was not ready before: look at it")
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -17,6 +18,7 @@ from gxbackup.errors import (
     SourceMissingError,
 )
 from gxbackup.fabric import claim_restore, claims
+from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.sources.fabric_crypto import FabricCrypto
 from tests.crypto_files import identity, make_msp, tree
 from tests.local_cluster import VOLUME, LocalCluster
@@ -51,6 +53,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalCluster:
 def captured(cluster: LocalCluster, into: Path, claim: str) -> Read:
     found = SOURCE.model_copy(update={"claims": (claim,)}).collect(cluster.host(), "fabric-crypto")[-1]
     return read(SOURCE, cluster.host(), found, into)
+
+
+def cancelled(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def test_each_claim_with_keys_is_an_artifact_with_its_certificates_and_without_the_ledger(
@@ -224,6 +230,39 @@ def test_a_key_that_was_not_put_back_is_found_and_all_is_as_it_was(
     assert cluster.deleted == []
 
 
+def test_cancelled_before_the_pods_are_started_anew_it_names_them(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, peer = captured(cluster, tmp_path, PEER), cluster.volumes["peer0-org1-0"]
+    kept = tree(peer)
+    make_msp(peer / "fabric" / "msp", "what was there", age_days=20)
+    monkeypatch.setattr(cluster, "delete_pod", cancelled)
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        SOURCE.apply(cluster.host(), work(tmp_path, plain))
+
+    (told,) = raised.value.__notes__
+    assert told.endswith("start them anew by hand: peer0-org1-0")
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [("ERROR", told)]
+    assert tree(peer) == kept
+
+
+def test_cancelled_while_the_exchange_is_compared_all_is_as_it_was(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, peer = captured(cluster, tmp_path, PEER), cluster.volumes["peer0-org1-0"]
+    make_msp(peer / "fabric" / "msp", "what was there", age_days=20)
+    before = tree(peer)
+    monkeypatch.setattr(CryptoInventory, "lost_in", cancelled)
+
+    with pytest.raises(KeyboardInterrupt):
+        SOURCE.apply(cluster.host(), work(tmp_path, plain))
+
+    assert tree(peer) == before
+    assert list(peer.glob(".gxbackup-*")) == []
+    assert (cluster.deleted, caplog.records) == ([], [])
+
+
 def test_a_newer_certificate_is_overwritten_only_with_a_word_of_consent(cluster: LocalCluster, tmp_path: Path) -> None:
     plain, admins = captured(cluster, tmp_path, ADMINS), cluster.unmounted[ADMINS]
     make_msp(admins / "Admin@org1", "enrolled again", age_days=1)
@@ -233,38 +272,6 @@ def test_a_newer_certificate_is_overwritten_only_with_a_word_of_consent(cluster:
     SOURCE.apply(cluster.host(), work(tmp_path, plain, allow_older=True))
 
     assert captured(cluster, tmp_path, ADMINS).end.content_sha256 == plain.end.content_sha256
-
-
-@pytest.mark.parametrize("moves", range(1, 6))
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_before_or_after_any_move_it_is_whole_again(tmp_path: Path, when: str, moves: int) -> None:
-    claim, programs = tmp_path / "claim", tmp_path / "bin"
-    programs.mkdir()
-    make_msp(claim / "msp", "old")
-    (claim / "ledger").write_text("stays")
-    before = tree(claim)
-    make_msp(claim / ".gxbackup-new" / "msp", "new")
-    identity(claim / ".gxbackup-new" / "tls" / "server.crt", claim / ".gxbackup-new" / "tls" / "server.key", "new")
-    mover = programs / "mv"
-    mover.write_text(
-        f'#!/bin/sh\necho >>{tmp_path}/moved\n[ "$(wc -l <{tmp_path}/moved)" = {moves} ] && dies={when}\n'
-        f'[ "$dies" != before ] || {{ kill -9 $PPID; exit; }}\n{shutil.which("mv")} "$@" || exit\n'
-        f'[ "$dies" != after ] || kill -9 $PPID\n'
-    )
-    mover.chmod(0o755)
-    (tmp_path / "moved").touch()
-
-    def shell(script: str, path: str) -> int:
-        argv = ["sh", "-c", script, "sh", str(claim), ".gxbackup-before-1"]
-        ended = subprocess.run(argv, env={"PATH": path}, input=b"msp\ntls\n", check=False)  # no other variable is used
-        return ended.returncode
-
-    assert shell(claim_restore._EXCHANGE, f"{programs}:/usr/bin:/bin") == -9
-    assert shell(claim_restore._RECOVER, "/usr/bin:/bin") == 0
-
-    new = (when, moves) == ("after", 5)  # the last move ends the exchange
-    assert (tree(claim) == before) is not new
-    assert tree(claim)["ledger"] == b"stays"
 
 
 def test_a_claim_is_chosen_by_its_name_or_its_organisation(cluster: LocalCluster, tmp_path: Path) -> None:
