@@ -1,8 +1,9 @@
 """
-A CA's registry in PostgreSQL and its keys are one unit: is the database that is there of the moment of the snapshot?
+A CA's registry in PostgreSQL and its keys are one unit: does the database that is there hold as much as the snapshot's?
 
 Keys of one moment beside the registry of another forget identities and revocations, or know certificates that this CA
-never issued. Which data type holds the registry is told by the inventory: PostgreSQL of the same `set_name`.
+never issued. Only counts are held against each other: a row that was changed since, as a revocation is, is not seen.
+Which data type holds the registry is told by the inventory: PostgreSQL of the same `set_name`.
 Source: facts B9 (an identity enrolled again only where both were restored).
 """
 
@@ -19,10 +20,10 @@ DIFFERENCES_TOLD = 4
 
 def faults(host: Host, server: Server, data_type: str, manifest: Manifest) -> list[str]:
     """
-    Say what keeps the registry that is there from belonging to a snapshot's keys; empty where it is of that moment.
+    Say what keeps the registry that is there from belonging to a snapshot's keys; empty where all counts are equal.
 
-    Every table's rows are counted and held against the evidence of the same snapshot. A database that cannot be asked,
-    and a snapshot that holds none, are faults: what nobody compared may be anything.
+    Every table's rows are counted and held against the evidence of the same snapshot; what is in them is not
+    compared. A database that cannot be asked, and a snapshot that holds none, are faults: it may hold anything.
     """
     promise = server.data_types[data_type]
     beside = {

@@ -134,11 +134,12 @@ class CaRestore:
             yield VolumeExchange(place, f"{CLAIM_FOLDER}/{below}".rstrip("/"))
 
     def _require_registry(self) -> list[str]:
-        """Say that the registry is of the keys' moment; RestoreRefusedError where it is not, and nobody said so."""
+        """Say what was compared of the registry; RestoreRefusedError where that differs, and nobody allowed it."""
         if not keeps_registry_elsewhere(self._opened.artifact):
             return []
         if not self._work.registry_faults:
-            return [f"{self._ca}: its registry in PostgreSQL is as in this snapshot"]
+            compared = "has as many rows in each table as in this snapshot; their content was not compared"
+            return [f"{self._ca}: its registry in PostgreSQL {compared}"]
         told = "; ".join(self._work.registry_faults)
         if self._work.options.get("unmatched"):
             return [f"{self._ca}: its registry in PostgreSQL is of another moment: {told}"]
