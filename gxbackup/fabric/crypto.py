@@ -174,14 +174,23 @@ class CryptoInventory:
 
 
 def newer(there: CryptoInventory, kept: CryptoInventory) -> list[str]:
-    """Say which certificates that are there were issued later than those of the same path that were kept."""
-    known = kept.leaves()
+    """Say which certificates that are there were issued later than those that were kept in the same place."""
+    known: dict[str, datetime] = {}
+    for path, one in kept.leaves().items():
+        place = _exchanged_with(path)
+        known[place] = max(one.not_before, known.get(place, one.not_before))
     return [
         f"{path} ({one.subject}): issued {one.not_before:%Y-%m-%d %H:%M}, the kept one "
-        f"{known[path].not_before:%Y-%m-%d %H:%M}"
+        f"{known[_exchanged_with(path)]:%Y-%m-%d %H:%M}"
         for path, one in sorted(there.leaves().items())
-        if path in known and one.not_before > known[path].not_before
+        if _exchanged_with(path) in known and one.not_before > known[_exchanged_with(path)]
     ]
+
+
+def _exchanged_with(path: str) -> str:
+    """Return what a certificate's successor is found by: in an MSP the folder, since its file may have any name."""
+    parent = PurePosixPath(path).parent
+    return str(parent) if parent.name == "signcerts" else path
 
 
 def _is_beside(certificate: str, key: str) -> bool:

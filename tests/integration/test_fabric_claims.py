@@ -274,6 +274,18 @@ def test_a_newer_certificate_is_overwritten_only_with_a_word_of_consent(cluster:
     assert captured(cluster, tmp_path, ADMINS).end.content_sha256 == plain.end.content_sha256
 
 
+def test_a_newer_certificate_of_another_name_in_the_same_msp_needs_consent_too(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    signcerts = cluster.unmounted[ADMINS] / "Admin@org1" / "signcerts"
+    (signcerts / "cert.pem").rename(signcerts / "admin-cert.pem")
+    plain = captured(cluster, tmp_path, ADMINS)
+    make_msp(signcerts.parent, "enrolled again", age_days=1)
+
+    with pytest.raises(RestoreRefusedError, match=r"signcerts/cert.pem \(CN=enrolled again\): issued"):
+        SOURCE.preview(cluster.host(), work(tmp_path, plain))
+
+
 def test_a_claim_is_chosen_by_its_name_or_its_organisation(cluster: LocalCluster, tmp_path: Path) -> None:
     artifacts = [captured(cluster, tmp_path, claim).opened().artifact for claim in (PEER, ADMINS)]
 
