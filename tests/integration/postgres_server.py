@@ -57,7 +57,15 @@ class Protected:
     def env(self, **more: str) -> dict[str, str]:
         """Return the variables of the place that it runs in."""
         path = f"{self.programs}:{os.environ['PATH']}"
-        return {"PGHOST": str(self.folder), "PGPORT": "5432", "PATH": path, "POSTGRES_PASSWORD": PASSWORD, **more}
+        own = {"PGHOST": str(self.folder), "PGPORT": "5432", "PATH": path, "POSTGRES_PASSWORD": PASSWORD}
+        # A restore sweeps what another one left in its place, and two files of tests run at once on this host.
+        return {**own, "TMPDIR": str(self.tmp), **more}
+
+    @property
+    def tmp(self) -> Path:
+        """The place's own folder for what is temporary."""
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        return self.folder / "tmp"
 
     def place(self, **more: str) -> LocalPlace:
         """Return the place; more variables may be given, or others."""

@@ -189,13 +189,13 @@ def test_a_restore_killed_in_the_middle_and_run_again_ends_well(
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert beside_name(LIVE) in postgres.databases()
-    assert list(postgres.folder.glob("data/gx-restore*"))
+    assert list(postgres.folder.glob("data/pgsql_tmp.gx-restore"))
 
     SOURCE.apply(host_with(pod=postgres.place()), work)
 
     assert beside_name(LIVE) not in postgres.databases()
     assert count(postgres, "account") == 100
-    assert not list(postgres.folder.glob("data/gx-restore*"))
+    assert not list(postgres.folder.glob("data/pgsql_tmp.gx-restore"))
 
 
 def test_without_room_for_the_file_the_archive_is_streamed(
@@ -207,7 +207,7 @@ def test_without_room_for_the_file_the_archive_is_streamed(
     said = SOURCE.apply(host_with(pod=place), work_of(SOURCE, held, tmp_path))
 
     assert said[0].startswith(f"{LIVE}: evidence equal")
-    assert list(Path("/tmp").glob("gx-restore.*")) == []
+    assert list(postgres.tmp.glob("gx-restore.*")) == []
 
 
 @pytest.mark.parametrize(
