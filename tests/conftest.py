@@ -16,13 +16,14 @@ PRODUCTION = (
     "test_mainnet.py", "test_kubernetes_objects_whole.py", "test_postgres_pods.py", "test_testnet.py",
     "test_worker_rights.py",
 )  # fmt: skip
-# Begun last, one of these would run alone at the end, beside an idle processor.
+# Begun last, one of these would run alone at the end, beside an idle processor; the browser not beside the workers.
 LONGEST = (
     "test_mainnet.py",
     "test_worker.py",
-    "test_what_the_operator_sees.py",
     "test_five_hosts.py",
     "test_automations.py",
+    "test_what_the_operator_sees.py",
+    "test_disaster.py",
 )
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

@@ -26,7 +26,8 @@ from gxbackup.errors import IncompleteBackupError
 from gxbackup.scratch.postgres import programs, running_postgres
 from tests.cluster import protected
 from tests.cluster.protected import ServerPlace, drop_redis_copies, drop_safety_copies, keys, rows
-from tests.cluster.scratch_api import kubectl
+from tests.cluster.scratch_api import kubectl, scratch_api_server
+from tests.kubeconfigs import turn_to
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("prefect_server")]
 # The cluster's API server is not K3s, so that there is no datastore of K3s to save; it has no CouchDB.
@@ -201,11 +202,13 @@ def test_the_page_beside_the_snapshot_brings_the_databases_back_with_nothing_of_
 
 @pytest.mark.usefixtures("snapshot")
 def test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_figures(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = (sql("select pg_postmaster_start_time()"), redis("DBSIZE"))
 
-    with caplog.at_level("INFO"):
+    with scratch_api_server(tmp_path) as empty, caplog.at_level("INFO"):
+        monkeypatch.setenv("GX_SCRATCH_KUBECONFIG", str(empty))
+        turn_to(tmp_path / "none", monkeypatch)
         drill_disaster_recovery()
 
     (page,) = (record.getMessage() for record in caplog.records if "# Disaster recovery drill" in record.getMessage())
@@ -219,6 +222,7 @@ def test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_fig
         assert found, page
         steps.append((int(found[1]), data_type))
     assert min(steps)[1] == "k8s-manifests"
+    assert "objects put on the scratch API server, equal to the snapshot, and removed again" in page
     assert (sql("select pg_postmaster_start_time()"), redis("DBSIZE")) == live
 
 

@@ -13,7 +13,13 @@ from flows.backup_vps1 import backup_vps1
 from flows.backup_vps2 import backup_vps2
 from flows.backup_vps3 import backup_vps3
 from flows.drill_disaster_recovery import drill_disaster_recovery
+from flows.rehearse_restores import rehearse_restores
 from gxbackup import drill, inventory
+from gxbackup.errors import UnprovenError
+from gxbackup.postgres import loading
+from gxbackup.postgres.archive import beside_name
+from gxbackup.postgres.loading import Room, load
+from gxbackup.postgres.server import Server
 from tasks import host
 from tests.flows.conftest import Place
 from tests.integration.couchdb_servers import programs_path
@@ -30,7 +36,7 @@ SEEN = {
 }
 
 
-def test_every_data_type_comes_back_in_the_order_of_need_from_the_remote_alone(
+def test_every_data_type_comes_back_from_the_remote_alone_and_one_row_too_few_is_told(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch, production(tmp_path / "production", patch) as made:
@@ -66,6 +72,21 @@ def test_every_data_type_comes_back_in_the_order_of_need_from_the_remote_alone(
         assert SEEN.get(name, "") in found[1]
     assert {name: body for name, body in place.files().items() if not name.startswith("_proofs/")} == held
     assert [*(blank / "staging").iterdir()] == []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "load", one_row_too_few)
+        with pytest.raises(UnprovenError, match="1 failing: mainnet postgres-mainnet"):
+            rehearse_restores(data_types=["postgres-mainnet"])
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert any("table public.account: expected 50, seen 49" in error for error in errors)
+
+
+def one_row_too_few(server: Server, file: Path, database: str, table: str | None, room: Room) -> str:
+    """Load as the product does, and lose a row on a real server."""
+    script = load(server, file, database, table, room)
+    if (database, table) == (beside_name("backend"), None):
+        server.script(database, "DELETE FROM account WHERE id = 7;")
+    return script
 
 
 def promised() -> list[tuple[str, str]]:
