@@ -13,11 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from gxbackup import clock
-from gxbackup.errors import CommandError, RestoreError, RestoreRefusedError
+from gxbackup.errors import BackupError, CommandError, RestoreError, RestoreRefusedError
 from gxbackup.ports import Place
 
 OURS = ".gxbackup-"
 NEW = f"{OURS}new"
+UNDO = f"{OURS}undo"
 SPARE_BYTES = 16 * 1024**2
 MOVE_TIMEOUT_SECONDS = 600
 UNPACK_TIMEOUT_SECONDS = 24 * 3600
@@ -101,6 +102,26 @@ class VolumeExchange:
     def recover(self) -> bool:
         """Put back what was half moved when an exchange was killed; tell whether there was such a thing."""
         return self._shell(_RECOVER) == "recovered"
+
+    def undo(self, *, exchanged: bool) -> None:
+        """Put the old content in its place, exchanged or half moved; what was restored is gone."""
+        if exchanged:
+            self.put_back()
+        else:
+            self.recover()
+        self.discard()
+
+    def left_stopped(
+        self, label: str, claim: str, error: BaseException, worse: BackupError, *, exchanged: bool
+    ) -> RestoreError:
+        """Return what a person must know where `undo` failed after another error: nothing may be started on this."""
+        why = error.message if isinstance(error, BackupError) else type(error).__name__
+        return RestoreError(
+            f"{label}: {why}; and what was there could not be put back: {worse.message}",
+            f"it is stopped: start it on nothing else; its old content lies in "
+            f"{self.before if exchanged else UNDO} on claim {claim}",
+            *([] if exchanged else ["start this restore again: it first puts that back"]),
+        )
 
     def discard(self) -> None:
         """Remove what was restored but never put in place."""

@@ -94,33 +94,24 @@ class CaRestore:
             answer = self._ask()
         except BaseException as error:  # also where the run is cancelled: a CA that stands still helps nobody
             if volume:
-                self._undo(volume.before, error, exchanged=exchanged)
+                self._undo(volume, error, exchanged=exchanged)
             self._scale(replicas)
             if not isinstance(error, BackupError):
                 raise
             raise RestoreError(f"{self._ca}: as it was, and started again: {error.message}", *error.hints) from error
         return [f"{self._ca}: restored and started; {answer}; what was there lies in {before} on its claim"]
 
-    def _undo(self, before: str, error: BaseException, *, exchanged: bool) -> None:
+    def _undo(self, volume: VolumeExchange, error: BaseException, *, exchanged: bool) -> None:
         """Put the old home in its place. Raises: RestoreError where that fails: then nothing may be started."""
         try:
             if exchanged:
                 self._scale(0)
-            with self._volume() as volume:
-                volume.before = before
-                if exchanged:
-                    volume.put_back()
-                else:
-                    volume.recover()
-                volume.discard()
+            with self._volume() as again:
+                again.before = volume.before
+                again.undo(exchanged=exchanged)
         except BackupError as worse:
-            why = error.message if isinstance(error, BackupError) else type(error).__name__
-            raise RestoreError(
-                f"{self._ca}: {why}; and what was there could not be put back: {worse.message}",
-                f"it is stopped: start it on nothing else; its old home lies in "
-                f"{before if exchanged else '.gxbackup-undo'} on claim {self._namespace}/{self._settings['claim']}",
-                *([] if exchanged else ["start this restore again: it first puts that back"]),
-            ) from error
+            claim = f"{self._namespace}/{self._settings['claim']}"
+            raise volume.left_stopped(self._ca, claim, error, worse, exchanged=exchanged) from error
 
     def _scale(self, replicas: int) -> None:
         self._host.cluster.scale(self._namespace, self._settings["statefulset"], replicas)

@@ -142,19 +142,10 @@ class LedgerRestore:
                 self.stop()
             with self._reached() as folder:
                 exchange.folder = str(folder)  # a driver mounts it for another pod in another place
-                if exchanged:
-                    exchange.put_back()
-                else:
-                    exchange.recover()
-                exchange.discard()
+                exchange.undo(exchanged=exchanged)
         except BackupError as worse:
-            why = error.message if isinstance(error, BackupError) else type(error).__name__
-            raise RestoreError(
-                f"{self.pod}: {why}; and what was there could not be put back: {worse.message}",
-                f"it is stopped; its old content lies in {exchange.before if exchanged else '.gxbackup-undo'} "
-                f"on claim {self._namespace}/{self._claim}",
-                *([] if exchanged else ["start this restore again: it first puts that back"]),
-            ) from error
+            claim = f"{self._namespace}/{self._claim}"
+            raise exchange.left_stopped(self.pod, claim, error, worse, exchanged=exchanged) from error
 
     def _require_consent(self, folder: Path) -> dict[str, int]:
         """Return the heights there; RestoreRefusedError where they are above those kept, and nobody allowed that."""

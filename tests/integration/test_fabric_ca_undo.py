@@ -70,7 +70,7 @@ def test_where_the_restored_home_is_wrong_and_the_old_one_cannot_be_put_back_the
     assert ("ca-root", 1) not in cluster.scaled
     (before,) = volume.glob(".gxbackup-before-*")
     assert (before / "as it was").exists()
-    assert f"its old home lies in {before.name} on claim fabric/data-ca-root-0" in failure.value.hints[0]
+    assert f"its old content lies in {before.name} on claim fabric/data-ca-root-0" in failure.value.hints[0]
     assert "started again" not in failure.value.message
 
 
@@ -91,7 +91,7 @@ def test_where_a_disk_fails_in_the_exchange_the_ca_stays_stopped_and_the_next_re
             SOURCE.apply(cluster.host(), work(tmp_path, plain))
 
     assert cluster.sizes == {"ca-root": 0}
-    assert "its old home lies in .gxbackup-undo on claim fabric/data-ca-root-0" in failure.value.hints[0]
+    assert "its old content lies in .gxbackup-undo on claim fabric/data-ca-root-0" in failure.value.hints[0]
     assert "start this restore again" in failure.value.hints[1]
     assert VolumeExchange(LocalPlace("here"), str(volume)).recover()
     assert (volume / "as it was").exists()
