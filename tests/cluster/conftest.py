@@ -6,16 +6,16 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
-from prefect.testing.utilities import prefect_test_harness
 
 from gxbackup.adapters.cluster import Cluster
 from tests.cluster.scratch_api import kubectl
 from tests.cluster.worker_account import the_account
+from tests.prefect_server import serving_flows
 
 IMAGE = "gx-test/base:1"
 
@@ -28,12 +28,8 @@ def _kubeconfig() -> None:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """Give the embedded Prefect server that all modules with flows share."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        # Each flow would wait up to a second for the end of its heartbeats; tests/integration runs flows with them.
-        patch.setattr("prefect.flow_engine._send_heartbeats", lambda *_, **__: nullcontext())
-        with prefect_test_harness(server_startup_timeout=300):
-            yield
+    with serving_flows():
+        yield
 
 
 @pytest.fixture(scope="session")

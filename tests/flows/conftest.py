@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from estate import Estate
-from prefect.testing.utilities import prefect_test_harness
 from site_tree import make_website
 
 from tasks import host
+from tests.prefect_server import serving_flows
 
 
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        # Each flow would wait up to a second for the end of its heartbeats; tests/integration runs flows with them.
-        patch.setattr("prefect.flow_engine._send_heartbeats", lambda *_, **__: nullcontext())
-        with prefect_test_harness(server_startup_timeout=300):
-            yield
+    with serving_flows():
+        yield
 
 
 class Place(Estate):

@@ -236,12 +236,16 @@ def test_a_past_that_is_not_trusted_is_failing_each_fault_once() -> None:
     assert "signed by a stranger" in found[0].message
 
 
+def tell_in_evidence(shelf: Shelf, on: int, key: str, line: str) -> None:
+    """Let the evidence of a day's copy tell a line."""
+    newest = shelf.manifests[named(on)]
+    artifact = newest.artifacts[0].model_copy(update={"evidence": {key: [line]}})
+    shelf.manifests[named(on)] = newest.model_copy(update={"artifacts": (artifact,)})
+
+
 def test_a_certificate_about_to_expire_is_told_by_name() -> None:
     shelf = daily(Shelf(), 0, 1)
-    newest = shelf.manifests[named(1)]
-    evidence = {"expires_soon": ["ca-org1 tls: 2026-09-20"]}
-    artifact = newest.artifacts[0].model_copy(update={"evidence": evidence})
-    shelf.manifests[named(1)] = newest.model_copy(update={"artifacts": (artifact,)})
+    tell_in_evidence(shelf, 1, "expires_soon", "ca-org1 tls: 2026-09-20")
 
     condition = look(shelf, day(1))
 
@@ -252,18 +256,16 @@ def test_a_certificate_about_to_expire_is_told_by_name() -> None:
 
 def test_a_claim_that_nobody_could_look_into_is_told_by_name_and_the_copy_is_good() -> None:
     shelf = daily(Shelf(), 0, 1)
-    newest = shelf.manifests[named(1)]
-    evidence = {"claims_unread": ["claim fabric/data-peer1-0: seen 403 Forbidden"]}
-    artifact = newest.artifacts[0].model_copy(update={"evidence": evidence})
-    shelf.manifests[named(1)] = newest.model_copy(update={"artifacts": (artifact,)})
+    unread = "claim fabric/data-peer1-0: seen 403 Forbidden"
+    tell_in_evidence(shelf, 1, "claims_unread", unread)
 
     condition = look(shelf, day(1))
 
     assert (condition.level(), condition.newest) == ("warning", named(1))
-    assert condition.findings[0].message == f"nobody could look into {evidence['claims_unread'][0]}"
+    assert condition.findings[0].message == f"nobody could look into {unread}"
     assert condition.findings[0].runbook == "restore-fabric-crypto"
     page = backup_page(shelf.manifests[named(1)], [], None, None)
-    assert f"## Nobody could look into\n\n- {evidence['claims_unread'][0]}\n" in page
+    assert f"## Nobody could look into\n\n- {unread}\n" in page
 
 
 def test_worst_comes_first() -> None:
