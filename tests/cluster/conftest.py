@@ -13,11 +13,18 @@ import pytest
 import yaml
 
 from gxbackup.adapters.cluster import Cluster
-from tests.cluster.scratch_api import kubectl
+from tests.cluster.leftovers import sweep
+from tests.cluster.scratch_api import ADMIN, kubectl
 from tests.cluster.worker_account import the_account
 from tests.prefect_server import serving_flows
 
 IMAGE = "gx-test/base:1"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin in a cluster without what a killed run left; once, where `-n` has several processes."""
+    if ADMIN and not hasattr(session.config, "workerinput"):
+        sweep()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from gxbackup.sources.base import Opened, Work
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
 from tests.cluster.scratch_api import kubectl
 
-NAMESPACE = "gxt-objects"
+NAMESPACE = f"gxt-objects-{os.getpid()}"
 BINARY = bytes(range(256))
 SECRET = base64.b64encode(BINARY).decode()
 SHA = "0" * 64

@@ -28,7 +28,8 @@ from tests.integration.node import until
 from tests.opened import read, work
 
 pytestmark = pytest.mark.cluster
-NAMESPACE, CLAIM = "gxt-driver", "data-peer0-org1-0"
+NAMESPACE = VOLUME = f"gxt-driver-{os.getpid()}"
+CLAIM = "data-peer0-org1-0"
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +52,13 @@ def host(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ho
                 {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
                 {"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER},
                  "spec": {"attachRequired": False}},
-                {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "gxt-driver"},
+                {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": VOLUME},
                  "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "256Mi"}, "storageClassName": "",
                           "persistentVolumeReclaimPolicy": "Retain",
                           "claimRef": {"namespace": NAMESPACE, "name": CLAIM},
                           "csi": {"driver": DRIVER, "volumeHandle": str(image)}}},
                 {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
-                 "metadata": {"name": CLAIM, "namespace": NAMESPACE}, "spec": {**claim, "volumeName": "gxt-driver"}},
+                 "metadata": {"name": CLAIM, "namespace": NAMESPACE}, "spec": {**claim, "volumeName": VOLUME}},
                 node("peer0-org1", "peer", ["bash", "-c", WRITES], files.PRODUCTION["peer"], NAMESPACE),
             ):  # fmt: skip
                 kubectl("apply", "--filename=-", stdin=json.dumps(one))
@@ -66,7 +67,7 @@ def host(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ho
             yield Host(Containers(), cluster)
         finally:
             kubectl("delete", "namespace", NAMESPACE)  # with the driver there, which the kubelet tells to unmount
-            kubectl("delete", "persistentvolume", "gxt-driver")
+            kubectl("delete", "persistentvolume", VOLUME)
             kubectl("delete", "csidriver", DRIVER)
 
 
@@ -104,7 +105,7 @@ def test_a_volume_of_a_csi_driver_is_kept_on_two_days_and_comes_back_at_its_heig
 
     there = volume(host, source)
     assert there != folder
-    assert there.parts[-4:-1] == ("volumes", "kubernetes.io~csi", "gxt-driver")
+    assert there.parts[-4:-1] == ("volumes", "kubernetes.io~csi", VOLUME)
     assert f"its claim {CLAIM} is exchanged; heights kept: channel2 7, {CHANNEL} {HEIGHT}; not mounted now" in told[0]
     assert [one.capture.settings["level"] for one in (first, second)] == [0, 1]
     assert [one.end.shortfalls for one in (first, second)] == [(), ()]
@@ -144,7 +145,7 @@ def test_a_volume_that_is_not_mounted_here_is_an_error_that_names_its_driver(
 ) -> None:
     elsewhere = source.model_copy(update={"kubelet_dir": str(tmp_path)})
 
-    with pytest.raises(SourceMissingError, match=rf"volume gxt-driver \(driver {DRIVER}\): expected mounted below"):
+    with pytest.raises(SourceMissingError, match=rf"volume {VOLUME} \(driver {DRIVER}\): expected mounted below"):
         elsewhere.collect(host, "peer-ledger")
     assert not host.cluster.pods(NAMESPACE, ",".join(f"{key}={value}" for key, value in OURS.items()))
 

@@ -208,13 +208,13 @@ def test_an_invalid_object_is_refused_before_anything_is_touched(
     job = work(tmp_path / "work", "".join(f"{json.dumps(one)}\n" for one in broken).encode(), ending, **own())
 
     with pytest.raises(
-        RestoreRefusedError, match="1 of them cannot be applied, so nothing was touched: Ingress gxt-obj"
+        RestoreRefusedError, match=f"1 of them cannot be applied, so nothing was touched: Ingress {NAMESPACE}"
     ):
         SOURCE.apply(host(), job)
 
     with pytest.raises(RestoreRefusedError, match="cannot be applied"):
         SOURCE.preview(host(), job)
-    with pytest.raises(RestoreError, match="refuses 1 of them: Ingress gxt-objects/one"):
+    with pytest.raises(RestoreError, match=f"refuses 1 of them: Ingress {NAMESPACE}/one"):
         SOURCE.rehearse(host(), job)
     assert live("configmap", "text")["data"]["text"] == "Zürich\n"
 
@@ -232,7 +232,7 @@ def test_a_restore_that_fails_half_way_is_undone(capture: tuple[bytes, StreamEnd
     before = live("secret", "binary")
     job = work(tmp_path / "work", *capture, **own())
 
-    with pytest.raises(RestoreError, match="ConfigMap gxt-objects/many-002: .*exceeded quota") as caught:
+    with pytest.raises(RestoreError, match=f"ConfigMap {NAMESPACE}/many-002: .*exceeded quota") as caught:
         SOURCE.apply(host(), job)
 
     kubectl("delete", "quota", "tight", f"--namespace={NAMESPACE}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tests.cluster.worker_account import MANIFESTS, kubeconfig_of, lent
 from tests.kubeconfigs import turn_to
 
 pytestmark = pytest.mark.cluster
-NAMESPACE = "gxt-rights"
+NAMESPACE = NARROW_ROLE = f"gxt-rights-{os.getpid()}"
 NARROW = {"apiGroups": [""], "resources": ["configmaps", "namespaces"], "verbs": ["list"]}
 SOURCE = KubernetesObjects()
 
@@ -28,7 +29,7 @@ SOURCE = KubernetesObjects()
 def narrow() -> Iterator[None]:
     """Give a second account, which may list two kinds."""
     account = {"kind": "ServiceAccount", "name": "narrow", "namespace": NAMESPACE}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "gxt-narrow"}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NARROW_ROLE}
     name = {"name": "narrow", "namespace": NAMESPACE}
     token = {**name, "annotations": {"kubernetes.io/service-account.name": "narrow"}}
     made: list[dict[str, Any]] = [
@@ -36,10 +37,10 @@ def narrow() -> Iterator[None]:
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": name},
         {"apiVersion": "v1", "kind": "Secret", "metadata": token, "type": "kubernetes.io/service-account-token"},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**name, "name": "mine"}, "data": {"a": "1"}},
-        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "gxt-narrow"},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": NARROW_ROLE},
          "rules": [NARROW]},
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-         "metadata": {"name": "gxt-narrow"}, "roleRef": role, "subjects": [account]},
+         "metadata": {"name": NARROW_ROLE}, "roleRef": role, "subjects": [account]},
     ]  # fmt: skip
     everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
     try:

@@ -23,7 +23,7 @@ from gxbackup.model import Capture
 from gxbackup.ports import StreamEnd
 from gxbackup.sources.base import Work
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
-from tests.cluster.objects_estate import objects, with_ready_form, work
+from tests.cluster.objects_estate import NAMESPACE, objects, with_ready_form, work
 from tests.integration.faulty_api_server import FaultyApiServer, faulty_api_server
 from tests.kubeconfigs import turn_to
 
@@ -277,8 +277,8 @@ def without(kind: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("ready", "reason"),
     [
-        (without("Namespace"), "ServiceAccount gxt-objects/one: expected its Namespace too, seen none"),
-        (without("CustomResourceDefinition"), "FabricChannel gxt-objects/one: expected a CustomResourceDefinition of"),
+        (without("Namespace"), f"ServiceAccount {NAMESPACE}/one: expected its Namespace too, seen none"),
+        (without("CustomResourceDefinition"), f"FabricChannel {NAMESPACE}/one: expected a CustomResourceDef"),
         (held(), "fabricchannels.gx-test.example: expected ready to apply, seen with uid"),
         ([*cleaned(), {"kind": "Secret"}], r"apply.yaml line \d+: expected an object, seen none"),
     ],
