@@ -20,7 +20,10 @@ from typing import Any
 
 import yaml
 from bench_figures import Figures, rotated, shell, timed
-from estate import BIN, PROJECT, Estate, estate, fresh
+from bench_pieces import fill_couchdb
+from estate import PROJECT, Estate, estate, fresh
+
+from gxbackup.scratch.couchdb import scratch_couchdb
 
 COUCHDB_PROGRAMS = PROJECT / ".cache" / "couchdb_server" / "node_modules" / ".bin"
 ROOT = PROJECT / ".bench" / "databases"
@@ -32,7 +35,7 @@ SCALE = int(os.environ.get("GX_BENCH_SCALE", "122"))
 RANDOM_MIB = 512
 KEPT = ROOT / "kept.json"
 IN_POD = "/var/lib/postgresql/data"
-COUCHDB_DOCUMENTS = 100_000
+COUCHDB_DOCUMENTS = int(os.environ.get("GX_BENCH_DOCUMENTS", "100000"))
 IMAGE = os.environ.get("GX_BENCH_IMAGE", "gx-test/base:1")
 
 
@@ -117,8 +120,7 @@ class Competitors:
 
     def measured(self, *words: str) -> dict[str, float]:
         """Run one piece of ours in a process of its own."""
-        path = f"{BIN}{os.pathsep}{COUCHDB_PROGRAMS}{os.pathsep}{os.environ['PATH']}"
-        done = self.place.run(sys.executable, "scripts/bench_pieces.py", *words, timeout_seconds=3600, PATH=path)
+        done = self.place.run(sys.executable, "scripts/bench_pieces.py", *words, timeout_seconds=3600)
         told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return told
 
@@ -127,6 +129,12 @@ def _inventory(document: dict[str, Any]) -> None:
     promise = document["servers"]["mainnet"]["data_types"]["postgres-mainnet"]
     promise["source"].update(namespace=NAMESPACE, pod=POD)
     document["servers"]["mainnet"]["data_types"] = {"postgres-mainnet": promise}
+
+
+def _couchdb_inventory(url: str, document: dict[str, Any]) -> None:
+    promise = document["servers"]["mainnet"]["data_types"]["couchdb-fabric"]
+    promise["source"] = {"kind": "couchdb", "url": url}
+    document["servers"]["mainnet"]["data_types"] = {"couchdb-fabric": promise}
 
 
 def _size_bytes(folder: Path) -> int:
@@ -149,10 +157,36 @@ def measure(runs: int) -> Figures:
             _restores(competitors, figures, number)
             _streams(competitors, figures, number)
             figures.tell(number, runs)
-        for _ in range(runs):
-            for name, value in competitors.measured("couchdb", str(COUCHDB_DOCUMENTS), str(ROOT / "couchdb")).items():
-                figures.add(f"CouchDB {name}", value)
+        measure_unchanged(place, figures)
+    measure_couchdb(figures, runs)
     return figures
+
+
+def measure_unchanged(place: Estate, figures: Figures) -> None:
+    """Run the six-hourly flow twice: what the second adds to the remote, its manifest and page included."""
+    shutil.rmtree(place.remote, ignore_errors=True)
+    for name in ("gx 6-hourly, first, MiB", "gx 6-hourly, nothing changed, MiB"):
+        before = _size_bytes(place.remote)
+        place.flow("backup_mainnet_incremental", host="vps3")
+        figures.add(name, (_size_bytes(place.remote) - before) / 1024**2)
+
+
+def measure_couchdb(figures: Figures, runs: int) -> None:
+    """Time documents out and in, `runs` times; then a backup and a restore over what is there, for their memory."""
+    os.environ["PATH"] = f"{COUCHDB_PROGRAMS}{os.pathsep}{os.environ['PATH']}"
+    ours, kept = ("mainnet", "couchdb-fabric"), str(ROOT / "couchdb.json")
+    with scratch_couchdb(fresh(ROOT / "couchdb-server"), None) as server:
+        url = server.client.name.removeprefix("CouchDB ")
+        with estate(ROOT / "couchdb-estate", partial(_couchdb_inventory, url)) as place:
+            competitors = Competitors(place)
+            for number in range(runs):
+                folder = fresh(ROOT / "couchdb")
+                for name, value in competitors.measured("couchdb", str(COUCHDB_DOCUMENTS), str(folder)).items():
+                    figures.add(f"CouchDB {name}", value)
+                figures.tell(number, runs)
+            fill_couchdb(server.client, COUCHDB_DOCUMENTS)
+            figures.add("CouchDB backup memory, MiB", competitors.measured("backup", *ours, kept)["memory_mib"])
+            figures.add("CouchDB restore memory, MiB", competitors.measured("restore", *ours, kept)["memory_mib"])
 
 
 def _backups(competitors: Competitors, figures: Figures, number: int) -> None:
@@ -207,6 +241,9 @@ def main() -> int:
         "pod stream / kubectl exec": (ratio("gx stream, dump", "kubectl exec, dump"), 1 / 1.5),
         "memory, backup, MiB": (median("gx backup memory, MiB"), 350.0),
         "memory, restore, MiB": (median("gx restore memory, MiB"), 350.0),
+        "6-hourly, nothing changed, MiB": (median("gx 6-hourly, nothing changed, MiB"), 1.0),
+        "CouchDB backup memory, MiB": (median("CouchDB backup memory, MiB"), 350.0),
+        "CouchDB restore memory, MiB": (median("CouchDB restore memory, MiB"), 350.0),
         "CouchDB out, s per 1000 documents": (median("CouchDB out, s per 1000"), 1 / 3),
         "CouchDB in, s per 1000 documents": (median("CouchDB in, s per 1000"), 1 / 3),
     }

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from gxbackup import checking, clock, layout, restoring, restoring_data, sealing
 from gxbackup.adapters.kubernetes_api import load_ahead
-from gxbackup.couchdb.client import path_of
-from gxbackup.couchdb.dump import Dump
+from gxbackup.couchdb.client import CouchClient, path_of
+from gxbackup.couchdb.dump import SAVEPOINT, Dump
 from gxbackup.couchdb.loading import load
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import StreamEnd
@@ -26,6 +28,11 @@ from tasks import host
 
 GIB = 1024**3
 COUCHDB_DATABASE = "gxchannel_asset"
+COUCHDB_SAVEPOINTS = "gxchannel_"
+# Without these a restore of CouchDB drops its databases for a peer to rebuild.
+RESTORE_OPTIONS: dict[str, dict[str, JsonValue]] = {
+    "couchdb-fabric": {"method": "documents", "peers_stopped": True, "peer_height": 1}
+}
 
 
 class Generated:
@@ -119,7 +126,8 @@ def restore(server: str, name: str, *kept: Path) -> dict[str, float]:
         if getattr(source, "namespace", None):
             load_ahead()
         opened = restoring_data.open_all(chosen, area, host.identity_file())
-        work = Work(data_type=name, opened=opened, area=area, safety_dir=area / "safety", options={})
+        options = RESTORE_OPTIONS.get(name, {})
+        work = Work(data_type=name, opened=opened, area=area, safety_dir=area / "safety", options=options)
         source.preview(host.host(), work)
         source.apply(host.host(), work)
     return measured
@@ -155,22 +163,28 @@ def stream(namespace: str, pod: str, path: str) -> dict[str, float]:
     return measured
 
 
+def fill_couchdb(client: CouchClient, count: int) -> None:
+    """Make so many documents of a chaincode, and the savepoint of their channel."""
+    for database in (COUCHDB_SAVEPOINTS, COUCHDB_DATABASE):
+        client.request("PUT", path_of(database))
+    client.request("PUT", path_of(COUCHDB_SAVEPOINTS, SAVEPOINT), body=b'{"BlockNum":0,"TxNum":0}')
+    for first in range(0, count, 1000):
+        documents = [
+            {"_id": f"asset{number:08d}", "owner": f"user-{number % 977}", "value": number * 7919 % 100_003,
+             "history": [f"{number * step:x}" for step in range(1, 12)], "~version": f"{number // 100}:0"}
+            for number in range(first, min(first + 1000, count))
+        ]  # fmt: skip
+        body = json.dumps({"docs": documents}).encode()
+        client.request("POST", path_of(COUCHDB_DATABASE, "_bulk_docs"), body=body)
+
+
 def couchdb(count: int, folder: Path) -> dict[str, float]:
-    """Fill a pouchdb-server with so many documents of a chaincode, read them out and back in: seconds per 1000."""
+    """Fill a pouchdb-server with so many documents, read them out and back in: seconds per 1000."""
     with ExitStack() as stack:
         client, again = (
             stack.enter_context(scratch_couchdb(_private(folder / name), None)).client for name in ("first", "second")
         )
-        client.request("PUT", path_of(COUCHDB_DATABASE))
-        for first in range(0, count, 1000):
-            documents = [
-                {"_id": f"asset{number:08d}", "owner": f"user-{number % 977}", "value": number * 7919 % 100_003,
-                 "history": [f"{number * step:x}" for step in range(1, 12)], "~version": f"{number // 100}:0"}
-                for number in range(first, min(first + 1000, count))
-            ]  # fmt: skip
-            client.request(
-                "POST", path_of(COUCHDB_DATABASE, "_bulk_docs"), body=json.dumps({"docs": documents}).encode()
-            )
+        fill_couchdb(client, count)
         file = folder / "dump.jsonl"
         buffer = memoryview(bytearray(1024**2))
         began = time.perf_counter()
