@@ -213,10 +213,11 @@ def _put_condition(figures: _Figures, labels: tuple[str, str], one: Condition) -
         ),
     ):
         figures.put(name, help_text, value, **named)
+    odd = [finding.level for finding in one.findings if finding.runbook == SIZE_ANOMALY]
     if one.usual_size_bytes is not None:
-        odd = [finding.level for finding in one.findings if finding.runbook == SIZE_ANOMALY]
-        anomaly = 2 if "failing" in odd else len(odd)
         figures.put("backup_usual_size_bytes", "Median of its plain sizes before.", one.usual_size_bytes, **named)
+    if one.usual_size_bytes is not None or odd:  # what is emptied is so whatever its sizes were
+        anomaly = 2 if "failing" in odd else len(odd)
         figures.put("backup_size_anomaly", "1: half or double of its median; 2: emptied.", anomaly, **named)
     if one.restored_by is not None:
         at = one.proven.at.timestamp() if one.proven else 0.0

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from gxbackup import layout
+from gxbackup import contents, layout
 from gxbackup.model import HeldSnapshot
 
 HISTORY_MINIMUM = 3
 HISTORY_COPIES = 30
 # GNU tar writes whole records of 256 KiB here, so a small tree doubles without having grown.
 NOISE_BYTES = {True: 512 * 1024, False: 4 * 1024}
-# What evidence counts, by its key there: bytes in files, keys of Redis, rows of each of PostgreSQL's tables.
-_CONTENT = ("bytes", "keys", "tables")
 
 
 class Sizes(NamedTuple):
@@ -32,7 +30,8 @@ def judge(good: Sequence[HeldSnapshot], data_type: str) -> Sizes:
         return Sizes(0, None, None, emptied=False)
     plain, usual = _plain(good[0], data_type), _usual(good, data_type)
     if (held := _emptied(good, data_type)) is not None:
-        return Sizes(plain, usual, f"it is empty: no byte, key or row in it, usually {held:.0f}", emptied=True)
+        words = contents.in_words(good[0].manifest.of(data_type)[0].kind)
+        return Sizes(plain, usual, f"it is empty: no {words} in it, usually {held:.0f}", emptied=True)
     if usual is None or abs(plain - usual) <= _noise(good[0], data_type) or usual / 2 < plain < usual * 2:
         return Sizes(plain, usual, None, emptied=False)
     return Sizes(plain, usual, f"{plain} bytes, usually {usual}: {plain / usual:.2g} times as much", emptied=False)
@@ -73,15 +72,6 @@ def _emptied(good: Sequence[HeldSnapshot], data_type: str) -> float | None:
 
 
 def _content(held: HeldSnapshot, data_type: str) -> int | None:
-    """Return how much a copy holds as its evidence counts it; None where it counts nothing, or builds on a base."""
-    counts: list[int] = []
-    for artifact in held.manifest.of(data_type):
-        if artifact.base is not None:
-            return None
-        for key in _CONTENT:
-            told = artifact.evidence.get(key)
-            values = told.values() if isinstance(told, Mapping) else [told]
-            counts += [value for value in values if isinstance(value, int)]
-            if told == {}:  # a database without a table
-                counts.append(0)
-    return sum(counts) if counts else None
+    counts = [contents.count(artifact) for artifact in held.manifest.of(data_type)]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

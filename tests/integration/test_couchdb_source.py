@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gxbackup import contents
 from gxbackup.couchdb import client as clients
 from gxbackup.couchdb import loading, multipart, reading, restore
 from gxbackup.couchdb.client import CouchClient, path_of
@@ -281,6 +282,24 @@ def test_real_documents_go_into_another_server_and_come_back_equal(
     seen = {(one["database"], one["doc"]["_id"]): one["doc"] for one in lines(again) if "doc" in one}
     assert seen == expected
     assert target.get(path_of("gxchannel_gx", "_security")) == golden()["gxchannel_gx"]["security"]
+
+
+def test_a_channel_whose_documents_were_deleted_counts_as_emptied_whatever_its_peer_keeps_beside(
+    couch: GoldenCouch, target: CouchClient, tmp_path: Path
+) -> None:
+    _, dump, _ = taken(couch)
+    loading.load(target, dump.splitlines(True), lambda name: name)
+    full = work(tmp_path / "full", *taken(target)).opened[0].artifact
+
+    gone = [
+        {"_id": row["id"], "_rev": row["value"]["rev"], "_deleted": True}
+        for row in target.get(path_of("gxchannel_gx", "_all_docs"))["rows"]
+    ]
+    target.request("POST", path_of("gxchannel_gx", "_bulk_docs"), body=json.dumps({"docs": gone}).encode())
+    emptied = work(tmp_path / "emptied", *taken(target)).opened[0].artifact
+
+    assert (contents.count(full), contents.count(emptied)) == (74, 0)
+    assert emptied.evidence["heights"] == full.evidence["heights"]
 
 
 def test_conflicts_tombstones_design_documents_and_odd_names_survive(target: CouchClient, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -123,44 +122,6 @@ def test_a_small_tree_may_double_and_a_short_history_says_nothing() -> None:
     assert look(small, day(6)).level() is None
     assert look(short, day(3)).usual_size_bytes == 10 * MIB
     assert look(daily(Shelf(), 0, 2), day(2)).usual_size_bytes is None
-
-
-EMPTIED = ("failing", "alert-BackupSizeAnomaly")
-
-
-def counted(*evidence: dict[str, Any]) -> Condition:
-    """Look at copies of one size whose evidence is this, oldest first."""
-    shelf = daily(Shelf(), 0, len(evidence) - 1, Taken(SITE, size_bytes=256 * 1024))
-    for number, told in enumerate(evidence):
-        made = shelf.manifests[named(number)]
-        artifact = made.artifacts[0].model_copy(update={"evidence": told})
-        shelf.manifests[named(number)] = made.model_copy(update={"artifacts": (artifact,)})
-    return look(shelf, day(len(evidence) - 1))
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ({"bytes": 900, "files": 3}, {"bytes": 0, "files": 3}),
-        ({"keys": 7}, {"keys": 0}),
-        ({"tables": {"coins": 5, "owners": 2}}, {"tables": {"coins": 0, "owners": 0}}),
-        ({"tables": {"coins": 5}}, {"tables": {}}),
-    ],
-)
-def test_what_is_emptied_is_failing_however_small_it_was(before: dict[str, Any], after: dict[str, Any]) -> None:
-    condition = counted(before, before, before, after)
-
-    assert said(condition) == [EMPTIED]
-    assert condition.findings[0].message.startswith("it is empty: no byte, key or row in it, usually ")
-    assert said(counted(before, before, before, after, before)) == []
-
-
-def test_what_was_always_empty_or_counts_nothing_or_has_no_history_is_not_emptied() -> None:
-    some, none = {"bytes": 900}, {"bytes": 0}
-
-    assert said(counted(none, none, none, none)) == []
-    assert said(counted(some, some, none)) == []
-    assert said(counted(some, some, some, {})) == []
 
 
 def test_a_promise_that_was_never_rehearsed_counts_from_its_first_snapshot_not_from_the_beginning_of_time() -> None:

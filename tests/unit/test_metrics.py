@@ -107,6 +107,16 @@ def test_what_is_emptied_is_told_apart_from_what_is_half(levels: list[Level], fi
     assert figures.get_sample_value("backup_size_anomaly", {"server": SERVER, "data_type": "website"}) == figure
 
 
+def test_what_is_emptied_is_told_also_where_its_sizes_have_no_history() -> None:
+    [website] = health.conditions([daily(Shelf(), 0, 5).catalog()], inventory(website=Promised()), {}, day(5))
+    odd = (Finding(level="failing", subject="", message="", runbook=health.SIZE_ANOMALY),)
+    new = website.model_copy(update={"findings": odd, "usual_size_bytes": None})
+
+    figures = metrics.of_health([new], odd, SEEN, day(5))
+
+    assert figures.get_sample_value("backup_size_anomaly", {"server": SERVER, "data_type": "website"}) == 2
+
+
 def test_promtool_finds_nothing_wrong_with_them() -> None:
     run = metrics.of_run("vps1", None, succeeded=False, dropped=2, freed_bytes=10, now=day(1))
     for figures in (registry(), run):
