@@ -17,15 +17,21 @@ from gxbackup.model import Evidence
 DOCUMENTS_PER_REQUEST = 500
 REQUEST_BYTES = 8 * 1024 * 1024
 EXISTS = 412
+CONFLICT = 409
 USERS = "_users"
+# In each database while it is filled: which attempt fills it. Such a document is no part of what is compared.
+BEGUN = ("_local", "gx-backup-restore")
 
 
-def load(client: CouchClient, lines: Iterable[bytes], target: Callable[[str], str | None]) -> list[str]:
+def load(
+    client: CouchClient, lines: Iterable[bytes], target: Callable[[str], str | None], attempt: str = ""
+) -> list[str]:
     """
     Make databases of a dump anew and fill them; one that is there is dropped first. Return their names in the dump.
 
-    `target` tells the name that each gets, None where it is not wanted. Raises: RestoreError where the server refuses
-    a document; what is loaded until then stays.
+    `target` tells the name that each gets, None where it is not wanted. A database that the same `attempt` has begun
+    is gone on with: what it holds is not sent again; `settle` ends an attempt. Raises: RestoreError where the server
+    refuses a document; what is loaded until then stays.
     """
     made: list[str] = []
     batch = _Batch(client, "", "")
@@ -37,9 +43,9 @@ def load(client: CouchClient, lines: Iterable[bytes], target: Callable[[str], st
         name = target(told["database"]) or ""
         if "security" in told:
             batch.flush()
-            batch = _Batch(client, told["database"], name)
+            batch = _Batch(client, told["database"], name, goes_on=bool(name) and is_begun(client, name, attempt))
             if name:
-                _make(client, name, told)
+                _make(client, name, told, attempt)
                 made.append(told["database"])
         elif "local" in told and name:
             _put_local(client, name, told["local"])
@@ -64,6 +70,21 @@ def held(lines: Iterable[bytes]) -> list[str]:
 def drop(client: CouchClient, database: str) -> None:
     """Drop a database; none of that name is as good."""
     client.request("DELETE", path_of(database), also=(404,))
+
+
+def is_begun(client: CouchClient, database: str, attempt: str) -> bool:
+    """Tell whether this attempt has made this database; none has, where it has no name."""
+    if not attempt:
+        return False
+    answer = client.request("GET", path_of(database, *BEGUN), also=(404,))
+    return answer.status != 404 and bool(parsed(answer, database).get("attempt") == attempt)
+
+
+def settle(client: CouchClient, databases: Iterable[str]) -> None:
+    """End an attempt: its databases are as any others."""
+    for database in databases:
+        begun = client.get(path_of(database, *BEGUN))
+        client.request("DELETE", path_of(database, *BEGUN), {"rev": begun["_rev"]}, also=(404,))
 
 
 def compare(client: CouchClient, evidence: Evidence, names: Mapping[str, str], label: str) -> list[str]:
@@ -108,10 +129,11 @@ def _require_equal(expected: dict[str, Any], found: dict[str, Any], label: str, 
 
 
 class _Batch:
-    """Documents on their way, as they were written: nothing is decoded."""
+    """Documents on their way, as they were written: nothing is decoded, unless some of them may be there."""
 
-    def __init__(self, client: CouchClient, database: str, name: str) -> None:
+    def __init__(self, client: CouchClient, database: str, name: str, *, goes_on: bool = False) -> None:
         self.prefix = opening(database, "doc")
+        self._goes_on = goes_on
         self._client = client
         self._database = name
         self._documents: list[bytes] = []
@@ -126,8 +148,29 @@ class _Batch:
             self.flush()
 
     def flush(self) -> None:
-        if not self._documents:
-            return
+        if self._goes_on:
+            self._documents = self._missing()
+        if self._documents:
+            self._send()
+        self._documents.clear()
+        self._size_bytes = 0
+
+    def _missing(self) -> list[bytes]:
+        """Return those that the server lacks, as a replicator asks for them."""
+        told = [(one["_id"], one["_rev"]) for one in map(json.loads, self._documents)]
+        asked: dict[str, list[str]] = {}
+        for name, revision in told:
+            asked.setdefault(name, []).append(revision)
+        path = path_of(self._database, "_revs_diff")
+        answer = self._client.request("POST", path, body=json.dumps(asked).encode())
+        lacking = parsed(answer, f"{self._client.name}{path}")
+        return [
+            document
+            for document, (name, revision) in zip(self._documents, told, strict=True)
+            if revision in lacking.get(name, {}).get("missing", ())
+        ]
+
+    def _send(self) -> None:
         body = b'{"new_edits":false,"docs":[' + b",".join(self._documents) + b"]}"
         path = path_of(self._database, "_bulk_docs")
         answer = parsed(self._client.request("POST", path, body=body), f"{self._client.name}{path}")
@@ -136,14 +179,16 @@ class _Batch:
                 f"{self._client.name}: database {self._database}: expected all documents to be taken, "
                 f"seen {len(refused)} refused, the first: {json.dumps(refused[0])[:300]}"
             )
-        self._documents.clear()
-        self._size_bytes = 0
 
 
-def _make(client: CouchClient, database: str, told: dict[str, Any]) -> None:
-    drop(client, database)
-    query: dict[str, object] = {"partitioned": "true"} if told["partitioned"] else {}
-    client.request("PUT", path_of(database), query, also=(EXISTS,))
+def _make(client: CouchClient, database: str, told: dict[str, Any], attempt: str) -> None:
+    if not is_begun(client, database, attempt):
+        drop(client, database)
+        query: dict[str, object] = {"partitioned": "true"} if told["partitioned"] else {}
+        client.request("PUT", path_of(database), query, also=(EXISTS,))
+        if attempt:
+            body = json.dumps({"attempt": attempt}).encode()
+            client.request("PUT", path_of(database, *BEGUN), body=body, also=(CONFLICT,))
     if told["security"] and client.get(path_of(database, "_security")) != told["security"]:
         _put_security(client, database, told["security"])
 
@@ -163,4 +208,4 @@ def _put_security(client: CouchClient, database: str, security: object) -> None:
 def _put_local(client: CouchClient, database: str, document: dict[str, Any]) -> None:
     name = quote(document["_id"].removeprefix("_local/"), safe="")
     body = {key: value for key, value in document.items() if key != "_rev"}
-    client.request("PUT", path_of(database, "_local", name), body=json.dumps(body).encode())
+    client.request("PUT", path_of(database, "_local", name), body=json.dumps(body).encode(), also=(CONFLICT,))

@@ -7,13 +7,15 @@ refuse its ledger while it looks healthy; and a savepoint newer than its data hi
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from gxbackup.couchdb.client import CouchClient
 from gxbackup.couchdb.dump import in_order
-from gxbackup.couchdb.loading import compare, drop, held, load
+from gxbackup.couchdb.loading import compare, drop, held, is_begun, load, settle
 from gxbackup.couchdb.safety import Safety, finish, there_before
 from gxbackup.errors import BackupError, RestoreError, RestoreRefusedError
 from gxbackup.model import Evidence
@@ -72,17 +74,22 @@ def put_documents(
     """
     Replace databases by those of a dump, as of its revisions, and compare; undone on failure.
 
-    What is there is copied first; the copy of a run that was killed is the one that counts. Raises: RestoreError;
-    RestoreRefusedError before anything is touched, see `Safety.copy`, and where the dump lacks one of the databases.
+    What is there is copied first; the copy of a run that was killed is the one that counts, and documents that such a
+    run has loaded are not sent again. Raises: RestoreError; RestoreRefusedError before anything is touched, see
+    `Safety.copy`, and where the dump lacks one of the databases.
     """
     databases = evidence.get("databases")
     assert isinstance(databases, dict), "the heights were compared"
     names = {name: name for name in databases if wanted(name)}
     _require_held(dump, names)
     copy = safety.copy(client, list(names), evidence, label)
+    # The copy's own name and what is loaded over it: another attempt, or another snapshot, goes on with nothing.
+    loaded = json.dumps([copy.name, {name: databases[name] for name in names}], sort_keys=True)
+    attempt = hashlib.sha256(loaded.encode()).hexdigest()
     try:
-        _load(client, dump, names, names)
+        _load(client, dump, names, names, attempt)
         told = compare(client, evidence, names, label)
+        settle(client, names)
     except BaseException as error:
         said = error.message if isinstance(error, BackupError) else f"{type(error).__name__}: {error}"
         try:
@@ -99,7 +106,7 @@ def put_documents(
     return [*told, f"what was there lies in {finish(copy)}"]
 
 
-def _load(client: CouchClient, dump: Path, names: Iterable[str], expected: Iterable[str]) -> None:
+def _load(client: CouchClient, dump: Path, names: Iterable[str], expected: Iterable[str], attempt: str = "") -> None:
     """
     Fill databases, the savepoints last: a savepoint beside data that is not all there would hide it for good.
 
@@ -108,11 +115,12 @@ def _load(client: CouchClient, dump: Path, names: Iterable[str], expected: Itera
     _require_held(dump, expected)
     wanted = in_order(list(names))
     for database in wanted:
-        drop(client, database)
+        if not is_begun(client, database, attempt):
+            drop(client, database)
     savepoints = [name for name in wanted if name.endswith("_")]
     for some in ([name for name in wanted if name not in savepoints], savepoints):
         with dump.open("rb") as lines:
-            load(client, lines, {name: name for name in some}.get)
+            load(client, lines, {name: name for name in some}.get, attempt)
 
 
 def _require_held(dump: Path, expected: Iterable[str]) -> None:

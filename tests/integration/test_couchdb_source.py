@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,19 +168,24 @@ def test_a_multipart_answer_that_is_cut_is_no_answer() -> None:
             list(multipart.documents(kind, whole[:length]))
 
 
-@pytest.mark.parametrize("fault", ["500", "cut"])
-def test_a_page_that_fails_in_the_middle_is_asked_for_again(
+@pytest.mark.parametrize("fault", ["500", "cut", "cut chunk"])
+def test_a_page_that_fails_in_the_middle_is_asked_for_again_and_nothing_before_it(
     couch: GoldenCouch, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(reading, "ROWS_PER_PAGE", 10)
     _, whole, _ = taken(couch)
+    asked = list(couch.requests)
     couch.requests.clear()
-    couch.faults = dict.fromkeys((1, 4, 7, 8, 9, 20), fault)
+    couch.faults = dict.fromkeys((1, 4, 7, 8, 9, 20, 35, 37), fault)
 
     _, dump, end = taken(couch)
 
     assert dump == whole
     assert end.shortfalls == ()
+    assert [one for number, one in enumerate(couch.requests, 1) if number not in couch.faults] == asked
+    failed = "\n".join(couch.requests[number - 1] for number in couch.faults)
+    assert "/_bulk_get" in failed
+    assert "since=20-opaque" in failed
 
 
 def test_a_server_that_goes_on_failing_is_an_error_and_no_shorter_file(couch: GoldenCouch) -> None:
@@ -642,6 +649,60 @@ def test_a_restore_of_documents_that_was_killed_ends_well_when_it_is_run_again(
     [kept] = [path for path in given.safety_dir.iterdir() if path.suffix == ".jsonl"]
     assert b'"BlockNum":90' in kept.read_bytes()
     assert target.get(path_of("gxchannel_", "statedb_savepoint"))["BlockNum"] == 76
+
+
+def test_a_restore_that_was_killed_among_its_documents_goes_on_with_those_that_are_missing(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = work(tmp_path / "area", *taken(couch), method="documents", peer_height=77)
+    with_state(couch, target)
+    monkeypatch.setattr(loading, "DOCUMENTS_PER_REQUEST", 10)
+    request = CouchClient.request
+    sent: list[list[tuple[str, str]]] = []
+
+    def told(self: CouchClient, method: str, path: str, *rest: Any, **more: Any) -> Any:
+        if "_bulk_docs" in path and len(sent) == stop_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "_bulk_docs" in path:
+            sent.append([(path, one["_id"]) for one in json.loads(more["body"])["docs"]])
+        return request(self, method, path, *rest, **more)
+
+    monkeypatch.setattr(CouchClient, "request", told)
+    stop_after = 6
+    if (child := os.fork()) == 0:
+        try:
+            source(target).apply(HOST, given)
+        finally:
+            os._exit(0)  # never on into pytest
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    reached = {name: target.get(path_of(name))["doc_count"] for name in target.get("/_all_dbs") if "gxch" in name}
+
+    stop_after = -1
+    done = source(target).apply(HOST, given)
+
+    assert 0 < reached["gxchannel_gx"] < 74
+    again = [path for page in sent for path, _ in page]
+    assert again.count("/gxchannel_gx/_bulk_docs") == 74 - reached["gxchannel_gx"]
+    assert done[0] == "6 databases with 89 revisions equal what was captured"
+    assert target.request("GET", path_of("gxchannel_gx", *loading.BEGUN), also=(404,)).status == 404
+
+
+def test_what_a_killed_restore_of_another_snapshot_has_loaded_is_not_gone_on_with(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"method": "documents", "peer_height": 77}
+    first = work(tmp_path / "first", *taken(couch), **options)
+    couch.databases["gxchannel_gx"]["docs"].pop()
+    second = work(tmp_path / "second", *taken(couch), **options)
+    second = second.model_copy(update={"safety_dir": first.safety_dir})
+    with_state(couch, target)
+    cut(source(target), first, "compare", monkeypatch)
+    loading.drop(target, "gxchannel_")  # so far it had come
+
+    done = source(target).apply(HOST, second)
+
+    assert done[0] == "6 databases with 88 revisions equal what was captured"
 
 
 def cut(kind: CouchDB, given: Work, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
