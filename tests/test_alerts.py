@@ -57,6 +57,13 @@ def test_every_alert_is_tested_to_fire() -> None:
     assert fired == set(rules("alerts.yaml", "alert"))
 
 
+def test_every_alert_is_seen_to_fire_by_a_real_prometheus() -> None:
+    files = ("flows/test_alerts_fire.py", "integration/test_prometheus.py")
+    text = "".join((PROJECT / "tests" / file).read_text() for file in files)
+
+    assert {name for name in rules("alerts.yaml", "alert") if not re.search(rf'"{name}[ "]', text)} == set()
+
+
 @pytest.mark.parametrize("name", [*rules("alerts.yaml", "alert"), "BackupLogError"])
 def test_every_alert_has_a_page_with_meaning_impact_diagnosis_and_mitigation(name: str) -> None:
     page = (RUNBOOKS / f"alert-{name}.md").read_text()

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from estate import PROJECT
 
 from flows.backup_vps1 import backup_vps1
 from flows.backup_vps2 import backup_vps2
@@ -22,9 +24,13 @@ from gxbackup import clock
 from gxbackup.errors import UnprovenError
 from tasks import host
 from tests.flows.conftest import Place
+from tests.integration.faulty_api_server import FaultyApiServer, faulty_api_server
+from tests.kubeconfigs import turn_to
 from tests.prometheus_server import Watched, watched
+from tests.small_disks import leave_free, small_disk
 
 DATA_TYPES = ("emptied", "halved", "kept")
+CRONJOBS = ("backend-mainnet/postgres-backup", "backend-mainnet/redis-backup", "backend-testnet/redis-backup")
 MIB = 1024**2
 # A tar that unpacks all but one file, and says nothing.
 LOSSY_TAR = """#!/bin/sh
@@ -48,21 +54,25 @@ class Chain(Place):
         # The Prefect server is away as far as backups are concerned: it does not live in the past with them.
         monkeypatch.setattr("tasks.survey.prefect_server_time", lambda: None)
 
-    def make(self) -> None:
-        for name in (*DATA_TYPES, "stopped"):
+    def make(self, *data_types: str) -> dict[str, Any]:
+        """Make these folders; return what is promised of each."""
+        production = yaml.safe_load((PROJECT / "deployments" / "inventory.yaml").read_text())
+        website = production["servers"]["vps1"]["data_types"]["website"]
+        for name in data_types:
             (self.root / name).mkdir(parents=True)
             (self.root / name / "data").write_bytes(os.urandom(2 * MIB))
+        return {
+            name: {**website, "source": {"kind": "directory", "root": str(self.root / name)}} for name in data_types
+        }
+
+    def make_two_servers(self) -> None:
+        promised = self.make(*DATA_TYPES, "stopped")
         (self.root / "kept" / "lost").write_text("one of two")
 
         (self.root / "kept" / "tls").mkdir()
         self.renew_certificate(days=365)
 
         def edit(document: dict[str, Any]) -> None:
-            website = document["servers"]["vps1"]["data_types"]["website"]
-            promised = {
-                name: {**website, "source": {"kind": "directory", "root": str(self.root / name)}}
-                for name in (*DATA_TYPES, "stopped")
-            }
             promised["kept"]["source"]["certificates"] = ["tls/*.crt"]
             promised["stopped"] |= {"keep_days": 3, "keep_at_least": 1}
             servers = document["servers"]
@@ -71,6 +81,24 @@ class Chain(Place):
             document["servers"] = {name: servers[name] for name in ("vps1", "vps2")}
 
         self.create(edit)
+
+    def make_one_server(self) -> None:
+        promised = self.make("slow", "unproven")
+        promised["slow"]["rto_hours"] = 1e-6
+
+        def edit(document: dict[str, Any]) -> None:
+            document["servers"] = {"vps1": {**document["servers"]["vps1"], "data_types": promised}}
+            watched = [dict(zip(("namespace", "name"), one.split("/"), strict=True)) for one in CRONJOBS]
+            document["watch"] = {"cronjobs": watched}
+
+        self.create(edit)
+
+    def promise(self, data_type: str, **promised: Any) -> None:
+        """Change what the inventory promises of a data type of vps1."""
+        document = yaml.safe_load(self.inventory_file.read_text())
+        document["servers"]["vps1"]["data_types"][data_type].update(promised)
+        self.inventory_file.write_text(yaml.safe_dump(document))
+        self.play("vps1")
 
     def play(self, name: str, **extra: str) -> None:
         super().play(name, GX_TEXTFILE_DIR=str(self.seen.textfile), **extra)
@@ -117,8 +145,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 def chain(keys: Path, tmp_path: Path, seen: Watched, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chain]:
     made = Chain(tmp_path / "estate", monkeypatch, seen)
     shutil.copytree(keys, made.root / "keys")
-    made.make()
-    yield made
+    with small_disk(made.root / "disk", 256 * MIB) as disk:  # that of this machine may be full
+        made.staging, made.remote = disk / "staging", disk / "remote"
+        yield made
     for file in seen.textfile.iterdir():
         file.unlink()
     for cached in (host.inventory, host.remote, host.host):
@@ -126,8 +155,9 @@ def chain(keys: Path, tmp_path: Path, seen: Watched, monkeypatch: pytest.MonkeyP
 
 
 def test_each_fault_fires_its_one_alert_by_name_and_it_clears_when_mended(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
+    chain: Chain,
 ) -> None:
+    chain.make_two_servers()
     chain.seen.await_firing("BackupMetricsMissing")
 
     fails(check_backup_health, "4 failing")
@@ -180,3 +210,78 @@ def test_each_fault_fires_its_one_alert_by_name_and_it_clears_when_mended(
     check_backup_health()
     chain.seen.await_firing()
     assert chain.seen.figures()["node_textfile_scrape_error"] == 0
+
+
+class Cluster:
+    """Three CronJobs as an API server lists them, all of which succeeded within the last six hours."""
+
+    def __init__(self, server: FaultyApiServer) -> None:
+        self.server = server
+        self.path = "/apis/batch/v1/namespaces/{}/{}"
+        for one in CRONJOBS:
+            self.succeed(one, timedelta(hours=1))
+            self.server.records[self.path.format(one.partition("/")[0], "jobs")] = []
+
+    def succeed(self, one: str, ago: timedelta) -> None:
+        """Let a CronJob's last success be so long ago."""
+        namespace, name = one.split("/")
+        listed = self.server.records.setdefault(self.path.format(namespace, "cronjobs"), [])
+        listed[:] = [record for record in listed if record["metadata"]["name"] != name]
+        made, succeeded = (clock.now() - before for before in (timedelta(days=40), ago))
+        listed.append(
+            {
+                "metadata": {"name": name, "uid": one, "creationTimestamp": made.isoformat()},
+                "spec": {"schedule": "0 */6 * * *"},
+                "status": {"lastSuccessfulTime": succeeded.isoformat()},
+            }
+        )
+
+    def refuse(self, namespace: str) -> None:
+        """Answer the next question for a namespace's CronJobs as if the worker's rights were gone."""
+        self.server.faults[self.path.format(namespace, "cronjobs")] = [403]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    with faulty_api_server(tmp_path) as (server, kubeconfig):
+        turn_to(kubeconfig, monkeypatch)
+        yield Cluster(server)
+
+
+@pytest.fixture
+def small_remote(chain: Chain) -> Iterator[None]:
+    with small_disk(chain.root / "remote", 64 * MIB) as chain.remote:
+        yield
+
+
+@pytest.mark.usefixtures("small_remote")
+def test_what_is_wrong_around_the_backups_fires_its_alerts_once_each_and_they_clear_when_mended(
+    chain: Chain, cluster: Cluster
+) -> None:
+    chain.make_one_server()
+    chain.back_up(backup_vps1, 16)
+    backup_vps1()
+    rehearse_restores(["slow"])
+    cluster.succeed("backend-mainnet/postgres-backup", timedelta(hours=15))
+    cluster.refuse("backend-testnet")
+    ballast = [leave_free(chain.staging, 3 * MIB), leave_free(chain.remote, 6 * MIB)]
+
+    fails(
+        check_backup_health, "2 failing, 4 .*CronJob backend-mainnet/postgres-backup; CronJob backend-testnet/redis-b"
+    )
+
+    chain.seen.await_firing(
+        "BackupCheckFailing",
+        "BackupCronJobOverdue",
+        "BackupRemoteAlmostFull",
+        "BackupStagingAlmostFull",
+        "RestoreRehearsalOverdue vps1 unproven",
+        "RestoreTooSlow vps1 slow",
+    )
+    for file in ballast:
+        file.unlink()
+    cluster.succeed("backend-mainnet/postgres-backup", timedelta(hours=1))
+    chain.promise("slow", rto_hours=4)
+    rehearse_restores()
+    check_backup_health()
+    chain.seen.await_firing()

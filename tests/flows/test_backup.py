@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +30,7 @@ from gxbackup.errors import (
 )
 from gxbackup.locks import locked
 from gxbackup.model import Manifest
+from tests import small_disks as disks
 from tests.flows.conftest import Place
 
 
@@ -279,16 +279,8 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real ext4 of 24 MiB."""
-    image, mount = tmp_path / "disk.img", tmp_path / "disk"
-    with image.open("wb") as file:
-        file.truncate(24 * 1024**2)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
-    mount.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
-    shutil.rmtree(mount / "lost+found")
-    mount.chmod(0o700)
-    yield mount
-    subprocess.run(["umount", mount], check=True)
+    with disks.small_disk(tmp_path / "disk", 24 * 1024**2) as disk:
+        yield disk
 
 
 def test_no_room_in_staging_is_known_before_the_work(place: Place, small_disk: Path) -> None:
@@ -310,7 +302,7 @@ def test_a_remote_that_is_full_keeps_what_it_had(
     place.create()
     backup_vps1(only=["system-config"])
     before = place.files()
-    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 2 * 1024**2))
+    disks.leave_free(small_disk, 2 * 1024**2)
 
     with pytest.raises(BackupError, match=r"space|room|full"):
         backup_vps1(only=["website"])

@@ -1,7 +1,8 @@
 """
 An API server that only lists, for faults that a real one shows too rarely: discovery, pages, and what it is told to do.
 
-`faults` holds for a path what its next answers are, each used once: a status, `expired` (410), or `cut` in the middle.
+`records` holds for a path all objects that are listed there, where names alone do not do. `faults` holds for a path
+what its next answers are, each used once: a status, `expired` (410), or `cut` in the middle.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ class FaultyApiServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.objects: dict[str, list[str]] = {"namespaces": ["fabric"], "configmaps": [], "secrets": [], "channels": []}
+        self.records: dict[str, list[dict[str, Any]]] = {}
         self.faults: dict[str, list[int | str]] = {}
         self.asked: list[str] = []
 
     def answer(self, path: str, query: dict[str, str]) -> Any:
         """Return what is served at a path."""
+        if path in self.records:
+            return {"items": self.records[path]}
         match path.strip("/").split("/"):
             case ["version"]:
                 return {"gitVersion": "v1.20.0"}
