@@ -16,12 +16,15 @@ from tests.kubeconfigs import write_kubeconfig
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "deployments" / "kubernetes"
 RESTORES = MANIFESTS / "restore-rbac.yaml"
+RESTORES_OF_OBJECTS = MANIFESTS / "restore-objects-rbac.yaml"
 
 
 @contextmanager
 def the_account(folder: Path) -> Iterator[Path]:
     """Give the kubeconfig of the worker, which may read and run commands in pods; it is gone with the block."""
     file = MANIFESTS / "worker-rbac.yaml"
+    # A run that was killed may have left it, and what it was lent; a namespace that is being deleted takes nothing.
+    kubectl("delete", "--ignore-not-found", *(f"--filename={left}" for left in (RESTORES, RESTORES_OF_OBJECTS, file)))
     try:
         kubectl("apply", f"--filename={file}")
         yield kubeconfig_of(folder, "gx-backup", "worker-kubeconfig")
