@@ -72,6 +72,7 @@ class VolumeExchange:
         Raises: RestoreRefusedError where there is no room for that beside what is there.
         """
         self.recover()
+        self.discard()  # what a killed restore left half unpacked: it takes room
         free_bytes = 1024 * int(self._shell('df -Pk "$1" | tail -n 1 | tr -s " " | cut -d " " -f 4') or 0)
         if free_bytes < needed_bytes + SPARE_BYTES:
             raise RestoreRefusedError(
@@ -79,7 +80,7 @@ class VolumeExchange:
                 f"seen {free_bytes} free",
                 f"older safety copies ({OURS}before-…) in it may be in the way",
             )
-        self._shell(f'cd "$1" && rm -rf {NEW} && mkdir -m 700 {NEW}')
+        self._shell(f'cd "$1" && mkdir -m 700 {NEW}')
         return f"{self.folder}/{NEW}"
 
     def unpack(self, tar: Path, *options: str) -> None:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from gxbackup import trees
-from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.tarstream import TarScanner
-from gxbackup.volume_exchange import VolumeExchange
+from gxbackup.volume_exchange import UNDO, VolumeExchange
 
 if TYPE_CHECKING:
     from gxbackup.sources.base import Opened, Work
@@ -157,6 +156,7 @@ class LedgerRestore:
             raise RestoreRefusedError(
                 f"{self.pod}: the backup is older than what is there: {'; '.join(older)}",
                 "a node that is behind catches up by itself from the others; nothing was touched",
+                "put back just now by a run that was killed? then it went on since: name the others alone, with pods",
                 "to go back on purpose, say allow_older",
             )
         return there
@@ -197,8 +197,9 @@ class LedgerRestore:
             yield volume / self._below
 
     def _heights_there(self, folder: Path) -> dict[str, int]:
+        moved = folder / UNDO / files.CHAINS[self._role]  # by a restore that was killed: it is put back first
         try:
-            return blocks.heights(blocks.read_chains(folder / files.CHAINS[self._role]))
+            return blocks.heights(blocks.read_chains(moved if moved.is_dir() else folder / files.CHAINS[self._role]))
         except IntegrityError:
             return {}  # what is there is broken: that is why it is restored
 
@@ -241,18 +242,6 @@ def _scaled_back(one: LedgerRestore, had: int) -> str:
 
 def _as_it_was(had: int) -> str:
     return "as it was, and started again" if had else "as it was, and stopped as before"
-
-
-def refuse_alone(pods: Sequence[Pod], restores: Sequence[LedgerRestore]) -> None:
-    """Raise RestoreRefusedError where orderers would be put back beside others that moved on."""
-    running = [pod.name for pod in pods if pod.ready and pod.name not in {one.pod for one in restores}]
-    if running:
-        raise RestoreRefusedError(
-            f"orderers {', '.join(running)} are running: one that is put back beside them stops with "
-            "`tocommit is out of range`, or forks",
-            "while a quorum lives: remove the lost one from the channel, empty its volume, and join it again",
-            "after a total loss: stop them all (`kubectl scale`), and restore the same set on each node",
-        )
 
 
 def _heights(told: JsonValue) -> dict[str, int]:

@@ -24,6 +24,18 @@ if TYPE_CHECKING:
     from gxbackup.sources.base import Work
 
 
+def refuse_beside(running: Sequence[str]) -> None:
+    """Raise RestoreRefusedError where orderers would be put back beside others that moved on."""
+    if running:
+        raise RestoreRefusedError(
+            f"orderers {', '.join(running)} are running: one that is put back beside them stops with "
+            "`tocommit is out of range`, or forks",
+            "while a quorum lives: remove the lost one from the channel, empty its volume, and join it again",
+            "after a total loss: stop them all (`kubectl scale`), and restore the same set on each node",
+            "put back just now, all from this set, by a run that was killed? say alone",
+        )
+
+
 def require_even(kept: Sequence[Copy], work: Work, living: Sequence[Copy] = ()) -> None:
     """Raise RestoreRefusedError, with what to do instead, where orderers of different heights would be put back."""
     if uneven := heights.uneven(kept):

@@ -29,7 +29,7 @@ from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_evidence import blocks_seen
-from gxbackup.fabric.ledger_restore import LedgerRestore, apply_together, refuse_alone
+from gxbackup.fabric.ledger_restore import LedgerRestore, apply_together
 from gxbackup.frozen_copy import OURS, FrozenCopy
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import PlainStream
@@ -145,7 +145,9 @@ class Ledger(Restorable):
         """See `Restorable`. An older ledger over a newer one wants `allow_older`, one orderer beside others `alone`."""
         restores = self._restores(host, work)
         if self.role == "orderer" and not work.options.get("alone"):
-            refuse_alone(host.cluster.pods(self.namespace, self._selector()), restores)
+            named = {one.pod for one in restores}
+            pods = host.cluster.pods(self.namespace, self._selector())
+            orderer_sets.refuse_beside([pod.name for pod in pods if pod.ready and pod.name not in named])
         told = [line for one in restores for line in one.preview()]
         kept = heights.copies_of(restore.artifact for restore in restores)
         neighbours = self._neighbours(host)

@@ -339,11 +339,14 @@ def test_what_a_killed_restore_half_moved_is_put_back_before_it_is_asked_whether
     (volume / ".gxbackup-undo").mkdir()
     (volume / "ledgersData").rename(volume / ".gxbackup-undo" / "ledgersData")
 
-    with pytest.raises(RestoreError, match="as it was, and started again.*since: 1 there, not in the backup"):
+    with pytest.raises(RestoreRefusedError, match="since: 1 there, not in the backup") as refused:
         SOURCES["peer"].apply(peer.host(), work(tmp_path, plain))
 
-    assert blocks.read_chains(volume / files.CHAINS["peer"])["since"].height == 1
-    assert list(volume.glob(".gxbackup-*")) == []
+    assert any("name the others alone, with pods" in hint for hint in refused.value.hints)
+    assert peer.scaled == [], "told before anything is stopped"
+    SOURCES["peer"].apply(peer.host(), work(tmp_path, plain, allow_older=True))
+    (before,) = volume.glob(".gxbackup-*")
+    assert blocks.read_chains(before / files.CHAINS["peer"])["since"].height == 1
 
 
 def test_a_channel_created_since_the_backup_wants_a_word_too(peer: LocalCluster, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from gxbackup.errors import RestoreError, RestoreRefusedError
+from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.heights import ORDERER, Copy, Held
 from gxbackup.sources import ledger
@@ -131,6 +134,59 @@ def test_where_the_run_is_cancelled_all_orderers_are_started_again(
     assert cancelled.value.__notes__ == ["restored and started: orderer0-0; orderer2-0: as it was, and started again"]
     assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
     assert orderers.are_marked() == [False, True, True]
+
+
+# Whoever moves something within a volume is the last that a worker did: its shell dies with it.
+FATAL_MOVE = """#!/bin/sh
+/bin/mv "$@" || exit
+[ "$PWD" = "{volume}" ] || exit 0
+kill -9 "$(cat {worker})"
+while kill -0 $PPID 2>/dev/null; do sleep 0.01; done
+"""
+
+
+@pytest.mark.parametrize("again", ["all of them", "those that it left stopped"])
+def test_killed_in_the_second_orderers_exchange_it_is_run_again_and_no_old_content_is_lost(
+    orderers: Orderers, tmp_path: Path, again: str
+) -> None:
+    cluster, given = orderers
+    volume = cluster.volumes["orderer1-0"]
+    before = names_in(volume)
+    worker = tmp_path / "worker"
+    (tmp_path / "mv").write_text(FATAL_MOVE.format(volume=volume, worker=worker))
+    (tmp_path / "mv").chmod(0o755)
+    if (child := os.fork()) == 0:
+        os.environ["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+        worker.write_text(str(os.getpid()))
+        orderers.apply()
+        os._exit(0)  # not reached
+    ended = os.waitpid(child, 0)[1]
+    half_moved = names_in(volume / ".gxbackup-undo")
+    for name in ("orderer1", "orderer2"):  # in a cluster, that is how they stay
+        cluster.scale("fabric", name, 0)
+    left = given.model_copy(update={"opened": given.opened[1:]})
+
+    with pytest.raises(RestoreRefusedError, match="orderers orderer0-0 are running") as refused:
+        SOURCE.apply(cluster.host(), left)
+    SOURCE.apply(
+        cluster.host(), given if again == "all of them" else left.model_copy(update={"options": {"alone": True}})
+    )
+
+    assert os.WTERMSIG(ended) == signal.SIGKILL
+    assert half_moved
+    assert half_moved < before
+    assert any("by a run that was killed? say alone" in hint for hint in refused.value.hints)
+    assert cluster.sizes["orderer1"] == cluster.sizes["orderer2"] == 1
+    assert ("orderer0" in cluster.sizes) == (again == "all of them")
+    assert orderers.are_marked() == [False, False, False]
+    for one in cluster.volumes.values():
+        assert blocks.heights(blocks.read_chains(one / files.CHAINS["orderer"])) == {CHANNEL: HEIGHT}
+    (kept,) = volume.glob(".gxbackup-*")
+    assert names_in(kept) == before
+
+
+def names_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 def test_where_one_orderer_cannot_be_stopped_none_is_touched_and_all_are_started_again(

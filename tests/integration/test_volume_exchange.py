@@ -132,6 +132,21 @@ def test_without_room_nothing_is_touched(folder: Path) -> None:
     assert held(folder) == OLD
 
 
+def test_what_a_killed_restore_left_half_unpacked_takes_no_room_from_the_next_one(folder: Path) -> None:
+    held_bytes = 96 * 1024**2
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={held_bytes}", "tmpfs", folder], check=True)
+    try:
+        fill(folder, OLD)
+        (folder / ".gxbackup-new").mkdir()
+        (folder / ".gxbackup-new" / "blockfile_000000").write_bytes(bytes(held_bytes - 8 * 1024**2))
+
+        VolumeExchange(LocalPlace("here"), str(folder)).prepare(held_bytes // 2)
+
+        assert held(folder) == OLD
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 def test_a_tar_that_cannot_be_unpacked_leaves_the_old_content(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "no.tar").write_bytes(b"no tar at all" * 100)
     exchange = VolumeExchange(LocalPlace("here"), str(folder))
