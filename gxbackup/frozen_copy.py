@@ -30,6 +30,7 @@ class FrozenCopy:
     """
     The copy of one folder. `is_finished(path)` names files that are never written again, as a hard link needs it;
     `is_appended(path)` those that only grow; `is_left_out(path)` what is not copied. Paths are relative, with `/`.
+    `area` is where the copy lies, on the folder's own filesystem; by default beside it, or in it where it is mounted.
     """
 
     def __init__(
@@ -39,13 +40,12 @@ class FrozenCopy:
         is_finished: Callable[[str], bool],
         is_appended: Callable[[str], bool],
         is_left_out: Callable[[str], bool],
+        area: Path | None = None,
     ) -> None:
         if not folder.is_dir():
             raise SourceMissingError(f"{folder}: expected a volume's folder, seen none", "is its disk mounted?")
         self.folder = folder
-        is_mounted = folder.resolve() in mounts.points() or folder.parent.stat().st_dev != folder.stat().st_dev
-        beside = folder if is_mounted else folder.parent
-        self.area = beside / f"{OURS}frozen-{folder.name}"
+        self.area = area or _area(folder)
         self.tree = self.area / "tree"
         self._is_finished = is_finished
         self._is_appended = is_appended
@@ -69,6 +69,9 @@ class FrozenCopy:
 
     def _drop_orphans(self) -> None:
         """Remove the copies of volumes that are gone: their links would hold a deleted ledger's room for ever."""
+        for area in self.folder.glob(f"{OURS}frozen-*"):  # of when the folder was reached in another way
+            if area != self.area:
+                _remove(area)
         if self.area.parent == self.folder:
             return
         for area in self.area.parent.glob(f"{OURS}frozen-*"):
@@ -137,6 +140,11 @@ class FrozenCopy:
                 path = Path(folder) / name
                 if str(relative / name) not in wanted:
                     path.unlink() if path.is_symlink() else path.rmdir()
+
+
+def _area(folder: Path) -> Path:
+    is_mounted = folder.resolve() in mounts.points() or folder.parent.stat().st_dev != folder.stat().st_dev
+    return (folder if is_mounted else folder.parent) / f"{OURS}frozen-{folder.name}"
 
 
 def _same(seen: os.stat_result, there: os.stat_result) -> bool:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from gxbackup import clock, layout
-from gxbackup.errors import EmptyArtifactError
+from gxbackup.errors import EmptyArtifactError, SourceMissingError
 from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import StreamEnd
 from gxbackup.tar_output import TarOutput
@@ -25,16 +25,22 @@ _SNAR, _NEW_SNAR, _WORK_SNAR, _NOTE = "full.snar", "full.snar.new", "level1.snar
 
 
 class Level:
-    """What tar writes of one level; its snapshot file is kept once all was read."""
+    """
+    What tar writes of one level; its snapshot file is kept once all was read.
+
+    `require_whole` raises where what tar read is not what it was when tar began.
+    """
 
     def __init__(
-        self, output: TarOutput, area: Path, capture: Capture, evidence: Evidence, shortfalls: tuple[str, ...]
-    ) -> None:
+        self, output: TarOutput, area: Path, capture: Capture, evidence: Evidence, shortfalls: tuple[str, ...],
+        require_whole: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._output = output
         self._area = area
         self._capture = capture
         self._evidence = evidence
         self._shortfalls = shortfalls
+        self._require_whole = require_whole
 
     def readinto(self, buffer: memoryview) -> int:
         """See `PlainStream`."""
@@ -49,6 +55,7 @@ class Level:
             if is_full:
                 raise
             end = StreamEnd()  # a day on which nothing was written
+        self._require_whole()
         if is_full:
             snar = self._area / _NEW_SNAR
             note = {"full_id": self._capture.settings["full_id"], "sha256": _sha256(snar)}
@@ -80,11 +87,22 @@ def base(area: Path, data_type: str, last_good: Sequence[Artifact], max_age: tim
 
 
 def snar(area: Path, capture: Capture) -> Path:
-    """Return the file that tar may write to: none yet for level 0, a copy of the last full one's for level 1."""
+    """
+    Return the file that tar may write to: none yet for level 0, a copy of the last full one's for level 1.
+
+    Raises: SourceMissingError (retryable) where what tar remembered when it was looked for is gone since.
+    """
     if capture.settings["level"] == 0:
         (area / _NEW_SNAR).unlink(missing_ok=True)
         return area / _NEW_SNAR
-    shutil.copyfile(area / _SNAR, area / _WORK_SNAR)
+    try:
+        shutil.copyfile(area / _SNAR, area / _WORK_SNAR)
+    except FileNotFoundError:
+        raise SourceMissingError(
+            f"{capture.name}: what it builds on is gone since it was looked for",
+            "was its pod started anew meanwhile? the next run keeps all of it",
+            retryable=True,
+        ) from None
     return area / _WORK_SNAR
 
 

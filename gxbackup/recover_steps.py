@@ -56,9 +56,10 @@ def _of_a_pod(artifact: Artifact, plain: str) -> Steps:
 def _ledger(artifact: Artifact, plain: str) -> Steps:
     pod = artifact.settings.get("pod", "?")
     target = f"tree/{artifact.data_type}/{pod}"
-    about = (
-        f"The volume of `{pod}`: stop it, empty its folder `{artifact.settings.get('volume', '?')}`, move these there."
-    )
+    folder = artifact.settings.get("volume", "?")
+    about = f"The volume of `{pod}`: stop it, empty its folder `{folder}`, move these there."
+    if "read_through" in artifact.settings and "claim" not in artifact.settings:
+        about = f"The ledger of `{pod}`, which lay on no claim: give it one at `{folder}`, stop it, move these there."
     lines = [f"mkdir -p {shlex.quote(target)}"]
     if artifact.base is not None:
         base = str(artifact.settings.get("base_path"))

@@ -12,6 +12,7 @@ from gxbackup.adapters.cluster import Claim, Cluster, Pod
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
+from gxbackup.adapters.pod_mounts import PodMount
 from gxbackup.errors import CollectError, SourceMissingError
 from gxbackup.ports import Running
 
@@ -62,6 +63,10 @@ class LocalCluster:
                 state="Running" if name not in self.not_ready else "Pending", containers=("one",), images=("image",),
                 labels={"app": name.rpartition("-")[0], **({key: value} if key else {})},
                 claims={f"data-{name}": self.mounts.get(name, self.mount)},
+                mounts=tuple(
+                    PodMount(folder=folder, claim=f"data-{name}", sub_path="")
+                    for folder in [self.mounts.get(name, self.mount)] if folder
+                ),
             )
             for name in sorted(self.volumes)
             if name not in self.stopped

@@ -139,8 +139,7 @@ def production(root: Path, patch: pytest.MonkeyPatch) -> Iterator[Production]:
         turn_to(kubeconfig, patch)
         patch.setenv("PATH", made.k3s.path)
         pods = Pods(_volumes(root), {"postgres-0": database.place(), "redis-0": redis.place})
-        for user in ("sources.ledger", "adapters.volumes"):
-            patch.setattr(f"gxbackup.{user}.volume_of", pods.volume_of)
+        patch.setattr("gxbackup.adapters.volumes.volume_of", pods.volume_of)
         patch.setattr("gxbackup.sources.ledger.frozen", lambda *_: nullcontext())  # these pods have no processes
         patch.setattr(host, "host", lru_cache(maxsize=1)(lambda: Host(Containers(), cast(Cluster, pods))))
         yield made

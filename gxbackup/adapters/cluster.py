@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from gxbackup.adapters.kubernetes_api import CALL_TIMEOUT_SECONDS, apps, asking, connect, core
+from gxbackup.adapters.pod_mounts import PodMount, claims_of, mounts_of
 from gxbackup.adapters.pods import PodPlace
 from gxbackup.errors import BackupError, RestoreError, SourceMissingError
 from gxbackup.model import Frozen
@@ -46,6 +47,7 @@ class Pod(Frozen):
     claims: dict[str, str] = Field(
         description="name of each claim it mounts → its folder; empty where it is mounted by subPath alone"
     )
+    mounts: tuple[PodMount, ...] = Field(default=(), description="all that its containers mount")
     is_made_again: bool = Field(default=True, description="by what made it, where it is deleted")
 
 
@@ -247,18 +249,6 @@ def _pod(item: Any) -> Pod:
     waiting = [one.state.waiting.reason for one in statuses if one.state and one.state.waiting]
     being_deleted = item.metadata.deletion_timestamp is not None
     ready = bool(statuses) and all(one.ready for one in statuses) and not being_deleted
-    claims = {
-        volume.name: volume.persistent_volume_claim.claim_name
-        for volume in item.spec.volumes or ()
-        if volume.persistent_volume_claim
-    }
-    # A subPath is another folder than the claim's own: what is mounted so alone has no folder that is known here.
-    mounts = {
-        mount.name: mount.mount_path
-        for container in item.spec.containers
-        for mount in container.volume_mounts or ()
-        if not mount.sub_path and not mount.sub_path_expr
-    }
     return Pod(
         namespace=item.metadata.namespace,
         name=item.metadata.name,
@@ -269,7 +259,8 @@ def _pod(item: Any) -> Pod:
         containers=tuple(one.name for one in item.spec.containers),
         images=tuple(one.image for one in item.spec.containers),
         labels=item.metadata.labels or {},
-        claims={claim: mounts.get(volume, "") for volume, claim in claims.items()},
+        claims=claims_of(item),
+        mounts=mounts_of(item),
         is_made_again=bool(item.metadata.owner_references),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,20 @@ def frozen(pod_uid: str, label: str, limit_seconds: float = LIMIT_SECONDS) -> It
             last = watchdog.stdout.readline()
         if last != b"thawed\n":
             raise CommandError(f"{label}: went on before all was read: {limit_seconds:g} s are the limit")
+
+
+def control_group(pod_uid: str, label: str) -> Path:
+    """Return the control group of a pod on this host, which holds those of its containers. Raises: SetupError."""
+    return _find(pod_uid, label, CGROUPS).file.parent
+
+
+def processes(group: Path) -> frozenset[int]:
+    """Return the processes of a control group and of those below it now."""
+    found: set[int] = set()
+    for listed in group.rglob("cgroup.procs"):
+        with suppress(OSError):  # a container's group that is gone by now
+            found.update(map(int, listed.read_text().split()))
+    return frozenset(found)
 
 
 def _find(pod_uid: str, label: str, root: Path) -> _Freezer:

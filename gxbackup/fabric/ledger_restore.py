@@ -6,8 +6,11 @@ Source: facts B11, B12 (an older ledger onto a newer peer; one orderer beside ot
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +19,10 @@ from pydantic import JsonValue
 from gxbackup import trees
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
-from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
+from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
+from gxbackup.fabric.ledger_folder import Home, home_of
 from gxbackup.tarstream import TarScanner
 from gxbackup.volume_exchange import UNDO, VolumeExchange
 
@@ -46,19 +50,39 @@ class LedgerRestore:
         self.pod = str(last.settings["pod"])
         self._settings = last.settings
         self._evidence = last.evidence
-        self._statefulset = str(last.settings["statefulset"])
-        self._claim = str(last.settings["claim"])
-        self._below = str(last.settings.get("below", ""))
+
+    @cached_property
+    def _home(self) -> Home:
+        """The claim it is put back on: that which it was kept from; where that was none, the one its pod has now."""
+        if claim := self._settings.get("claim"):
+            return Home(claim=str(claim), below=str(self._settings.get("below", "")))
+        assert self._host is not None
+        with suppress(SourceMissingError):
+            for pod in self._host.cluster.pods(self._namespace):
+                if pod.name == self.pod:
+                    return home_of(pod, self._role)
+        raise RestoreRefusedError(
+            f"{self.pod}: its ledger lies on no claim: it goes with the pod that a restore stops, no place to put it",
+            f"give its StatefulSet a claim at {files.PRODUCTION[self._role]}, start it so, and start this again",
+            "`--mode scratch` proves the copy; RECOVER.md of its snapshot says how to unpack its files",
+        )
+
+    @cached_property
+    def _statefulset(self) -> str:
+        assert self._host is not None
+        kept = self._settings.get("statefulset")
+        return str(kept) if kept else self._host.cluster.owner(self._namespace, self.pod)
 
     def preview(self) -> list[str]:
         """Say what is exchanged, with the heights kept and there now. Raises: RestoreRefusedError, see `Ledger`."""
         self._vet()
         assert self._host is not None
-        volume = self._source.used_at(self._host, self._claim)
+        volume = self._source.used_at(self._host, self._home.claim)
         kept = _heights(self._evidence.get("heights"))
         if volume is None:  # stopped; apply looks once a pod of ours has it mounted
-            return [f"{self.pod}: its claim {self._claim} is exchanged; heights kept: {_told(kept)}; not mounted now"]
-        folder = volume / self._below
+            claim = self._home.claim
+            return [f"{self.pod}: its claim {claim} is exchanged; heights kept: {_told(kept)}; not mounted now"]
+        folder = volume / self._home.below
         there = self._require_consent(folder)
         return [
             f"{self.pod}: {folder} is exchanged; heights kept: {_told(kept)}; there now: {_told(there)}",
@@ -125,10 +149,10 @@ class LedgerRestore:
         """Hold the started node's heights against those kept; say them. Raises: IntegrityError."""
         assert self._host is not None
         kept = _heights(self._evidence.get("heights"))
-        volume = self._source.used_at(self._host, self._claim)
+        volume = self._source.used_at(self._host, self._home.claim)
         if volume is None:
             return f"at {_told(kept)}, on another node: compared before it was started, not after"
-        folder = volume / self._below
+        folder = volume / self._home.below
         there = self._heights_there(folder)
         if low := [name for name, height in kept.items() if there.get(name, 0) < height]:
             raise IntegrityError(f"{self.pod}: expected heights {_told(kept)} or more, seen {_told(there)}: {low[0]}")
@@ -143,7 +167,7 @@ class LedgerRestore:
                 exchange.folder = str(folder)  # a driver mounts it for another pod in another place
                 exchange.undo(exchanged=exchanged)
         except BackupError as worse:
-            claim = f"{self._namespace}/{self._claim}"
+            claim = f"{self._namespace}/{self._home.claim}"
             raise exchange.left_stopped(self.pod, claim, error, worse, exchanged=exchanged) from error
 
     def _require_consent(self, folder: Path) -> dict[str, int]:
@@ -193,8 +217,8 @@ class LedgerRestore:
         """Give the stopped node's folder: another cluster, or another pod, gave its volume another one."""
         assert self._host is not None
         image = self._settings.get("image")
-        with self._source.mounts_of(self._host, self._claim, str(image) if image else None) as volume:
-            yield volume / self._below
+        with self._source.mounts_of(self._host, self._home.claim, str(image) if image else None) as volume:
+            yield _made(volume, self._home.below)
 
     def _heights_there(self, folder: Path) -> dict[str, int]:
         moved = folder / UNDO / files.CHAINS[self._role]  # by a restore that was killed: it is put back first
@@ -228,6 +252,18 @@ def apply_together(restores: Sequence[LedgerRestore]) -> list[str]:
             raise
         raise RestoreError("; ".join([error.message, *states]), *error.hints, *(_UNLIKE if restored else ())) from error
     return told
+
+
+def _made(volume: Path, below: str) -> Path:
+    """Return a folder of a volume; one that lost all lacks it: it is made then as a kubelet makes a subPath's."""
+    folder, like = volume, volume.stat()
+    for part in Path(below).parts:
+        folder /= part
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            os.chown(folder, like.st_uid, like.st_gid)
+            folder.chmod(stat.S_IMODE(like.st_mode))
+    return folder
 
 
 def _scaled_back(one: LedgerRestore, had: int) -> str:

@@ -1,5 +1,5 @@
 """
-The volumes of Fabric's peers and orderers, each read as a folder on the node that holds it; one artifact for each.
+The ledgers of Fabric's peers and orderers, each read as a folder on the node that holds it; one artifact for each.
 
 A node stands still for well under a second while its volume's copy of hard links is brought to that moment. Once a week
 all of it is kept (level 0), on the other days what changed since, by GNU tar's listed incrementals.
@@ -12,8 +12,9 @@ import os
 import secrets
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -24,21 +25,24 @@ from gxbackup.adapters import process
 from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
-from gxbackup.adapters.volumes import Volume, mounted_at, reached, used_at, volume_of
-from gxbackup.errors import BackupError, SourceMissingError
+from gxbackup.adapters.volumes import reached, used_at
+from gxbackup.errors import BackupError, CollectError, SourceMissingError
 from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_evidence import blocks_seen
+from gxbackup.fabric.ledger_folder import CLAIM, CONTAINER, frozen_copy, ledger_folder, seen_in_containers
 from gxbackup.fabric.ledger_restore import LedgerRestore, apply_together
 from gxbackup.frozen_copy import OURS, FrozenCopy
-from gxbackup.model import Artifact, Capture
+from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Restorable, Work
 from gxbackup.sources.directory import AbsolutePath
 from gxbackup.tar_messages import TarMessages
 from gxbackup.tar_output import PIPE_BYTES, TarOutput
 
-NO_FOLDER = "a volume is read as a folder of its node alone: a block device, or one mounted by subPath alone, is not"
+HOW_READ = (
+    "a ledger is read on the node that runs its pod: in its claim's folder, else as its running containers see it"
+)
 NOT_THERE = "expected as in the last good copy, seen on no node; gone on purpose? name it in source.retired"
 
 
@@ -71,8 +75,8 @@ class Ledger(Restorable):
         Find the volumes that lie on this node; one capture for each.
 
         `last_good` is the newest good copy: without the level 0 that tar remembers here, a capture is a level 0. A pod
-        that it knows and that runs on no node now is a shortfall: its volume is not read. A volume that is no folder
-        of this node fails where it is opened, alone.
+        that it knows and that runs on no node now is a shortfall: its volume is not read. A ledger that this node
+        reaches neither way fails where it is opened, alone.
         Raises: SourceMissingError where no volume lies on this node, or none of them can be read.
         """
         node = self._node()
@@ -103,33 +107,22 @@ class Ledger(Restorable):
         """Bring the copy to one moment, take its heights, then read it; the copy stays for the next run."""
         label = f"{capture.data_type}: {capture.settings['pod']}"
         if fault := capture.settings.get("fault"):
-            raise SourceMissingError(f"{label}: {fault}", NO_FOLDER)
-        running = [pod for pod in host.cluster.pods(self.namespace) if pod.name == capture.settings["pod"]]
-        copy = frozen_copy(self._folder_now(host, capture, label), self.role)
-        copy.approach(anew=capture.settings["level"] == 0)
-        began = clock.now()
-        if running:
-            with frozen(running[0].uid, label):
+            raise SourceMissingError(f"{label}: {fault}", HOW_READ)
+        running = next((pod for pod in host.cluster.pods(self.namespace) if pod.name == capture.settings["pod"]), None)
+        with self._folder_now(host, capture, running, label) as (folder, through):
+            copy = frozen_copy(folder, self.role, through)
+            copy.approach(anew=capture.settings["level"] == 0)
+            began = clock.now()
+            with frozen(running.uid, label) if running else nullcontext():
                 copy.settle()
-        else:
-            copy.settle()
-        stood_still = (clock.now() - began).total_seconds() if running else 0.0
-        evidence, shortfalls = blocks_seen(copy.tree / files.CHAINS[self.role], label)
-        gone = capture.settings.get("missed", [])
-        assert isinstance(gone, list)
-        shortfalls += tuple(f"{capture.data_type}: {name}: {NOT_THERE}" for name in gone)
-        evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": round(stood_still, 3)}
-        snar = incremental.snar(copy.area, capture)
-        with process.start(incremental.tar(copy.tree, snar), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tar:
-            assert tar.stderr
-            messages = TarMessages(tar.stderr)
-            messages.start()
-            try:
-                output = TarOutput(tar, messages, copy.tree, label)
-                yield incremental.Level(output, copy.area, capture, evidence, shortfalls)
-            finally:
-                process.end(tar)
-                messages.join()
+            stood_still = (clock.now() - began).total_seconds() if running else 0.0
+            evidence, shortfalls = blocks_seen(copy.tree / files.CHAINS[self.role], label)
+            gone = capture.settings.get("missed", [])
+            assert isinstance(gone, list)
+            shortfalls += tuple(f"{capture.data_type}: {name}: {NOT_THERE}" for name in gone)
+            evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": round(stood_still, 3)}
+            with _level(copy, capture, evidence, shortfalls, label) as level:
+                yield level
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
         """Return those of the pods in `pods`, or all."""
@@ -183,16 +176,21 @@ class Ledger(Restorable):
         kubelet_dir = Path(self.kubelet_dir)
         return reached(host.cluster, self.namespace, claim, node=self._node(), image=image, kubelet_dir=kubelet_dir)
 
-    def _folder_now(self, host: Host, capture: Capture, label: str) -> Path:
-        """Return the ledger's folder: another pod than the one collected has its volume mounted in another place."""
-        volume = self.used_at(host, str(capture.settings["claim"]))
-        if volume is None:
+    @contextmanager
+    def _folder_now(self, host: Host, capture: Capture, pod: Pod | None, label: str) -> Iterator[tuple[Path, str]]:
+        """Give the ledger's folder, reached as it was when it was found: it may be another pod's, mounted elsewhere."""
+        through = str(capture.settings["read_through"])
+        if through == CLAIM and (volume := self.used_at(host, str(capture.settings["claim"]))) is not None:
+            yield volume / str(capture.settings["below"]), through
+        elif through == CONTAINER and pod is not None:
+            with seen_in_containers(pod, self.role) as folder:
+                yield folder, through
+        else:
             raise SourceMissingError(
                 f"{label}: expected its volume mounted on this node, seen no pod that uses it",
                 "was the pod restarted meanwhile, or moved to another node?",
                 retryable=True,
             )
-        return volume / str(capture.settings["below"])
 
     def _node(self) -> str:
         return self.node or os.uname().nodename
@@ -206,9 +204,8 @@ class Ledger(Restorable):
         found = []
         for pod in host.cluster.pods(self.namespace, f"tier={other}"):
             with suppress(BackupError):  # not here, or broken, which is why somebody restores
-                _, volume, below = find_claim(host, pod, other)
-                folder = mounted_at(volume, pod.uid, Path(self.kubelet_dir)) / below
-                seen = blocks.read_chains(folder / files.CHAINS[other])
+                with ledger_folder(host, pod, other, Path(self.kubelet_dir)) as found_at:
+                    seen = blocks.read_chains(found_at.path / files.CHAINS[other])
                 if seen:
                     found.append(heights.Copy(other, pod.name, blocks.heights(seen)))
         return found
@@ -224,57 +221,63 @@ class Ledger(Restorable):
         ]
 
     def _capture(self, host: Host, data_type: str, pod: Pod, last_good: Sequence[Artifact]) -> Capture:
-        claim, volume, below = find_claim(host, pod, self.role)
-        folder = mounted_at(volume, pod.uid, Path(self.kubelet_dir)) / below
-        settings: dict[str, JsonValue] = {
-            "pod": pod.name,
-            "statefulset": host.cluster.owner(self.namespace, pod.name),
-            "claim": claim,
-            "volume": str(folder),
-            "below": below,
-            "image": pod.images[0],
-            "role": self.role,
-        }
-        area = frozen_copy(folder, self.role).area
-        base = incremental.base(area, data_type, last_good, timedelta(days=self.full_every_days))
-        if base is None:
-            settings |= {"level": 0, "full_id": secrets.token_hex(16)}
-        else:
-            base_path = base[1].settings.get("base_path", base[1].path)
-            settings |= {"level": 1, "full_id": base[1].settings["full_id"], "base_path": base_path}
-        return Capture(
-            data_type=data_type,
-            name=f"{pod.name}.level{settings['level']}.tar",
-            settings=settings,
-            evidence={"volume": volume.name, "node": pod.node},
-            expected_size_bytes=_size_bytes(folder, incremental.remembered_at(area) if base else 0),
-            base=base[0] if base else None,
+        with ledger_folder(host, pod, self.role, Path(self.kubelet_dir)) as found:
+            settings: dict[str, JsonValue] = {
+                "pod": pod.name,
+                "read_through": found.read_through,
+                "volume": str(found.path) if found.read_through == CLAIM else files.PRODUCTION[self.role],
+                "image": pod.images[0],
+                "role": self.role,
+            }
+            if found.home:
+                owner = host.cluster.owner(self.namespace, pod.name)
+                settings |= {"statefulset": owner, "claim": found.home.claim, "below": found.home.below}
+            area = frozen_copy(found.path, self.role, found.read_through).area
+            base = incremental.base(area, data_type, last_good, timedelta(days=self.full_every_days))
+            if base is None:
+                settings |= {"level": 0, "full_id": secrets.token_hex(16)}
+            else:
+                base_path = base[1].settings.get("base_path", base[1].path)
+                settings |= {"level": 1, "full_id": base[1].settings["full_id"], "base_path": base_path}
+            return Capture(
+                data_type=data_type,
+                name=f"{pod.name}.level{settings['level']}.tar",
+                settings=settings,
+                evidence={"node": pod.node, "volume": found.volume},
+                expected_size_bytes=_size_bytes(found.path, incremental.remembered_at(area) if base else 0),
+                base=base[0] if base else None,
+            )
+
+
+@contextmanager
+def _level(
+    copy: FrozenCopy, capture: Capture, evidence: Evidence, shortfalls: tuple[str, ...], label: str
+) -> Iterator[PlainStream]:
+    """Run the tar that reads a copy; it is ended with the block."""
+    snar = incremental.snar(copy.area, capture)
+    with process.start(incremental.tar(copy.tree, snar), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tar:
+        assert tar.stderr
+        messages = TarMessages(tar.stderr)
+        messages.start()
+        try:
+            output = TarOutput(tar, messages, copy.tree, label)
+            whole = partial(_require_whole, copy.tree, evidence, label)
+            yield incremental.Level(output, copy.area, capture, evidence, shortfalls, whole)
+        finally:
+            process.end(tar)
+            messages.join()
+
+
+def _require_whole(tree: Path, evidence: Evidence, label: str) -> None:
+    """Raise CollectError where a copy is not what it was: it went with its volume or pod while tar read it."""
+    try:
+        is_whole = trees.tally(tree) == evidence["tree"]
+    except OSError:
+        is_whole = False
+    if not is_whole:
+        raise CollectError(
+            f"{label}: its copy went while it was read", "was its pod or its volume deleted meanwhile?", retryable=True
         )
-
-
-def frozen_copy(folder: Path, role: str) -> FrozenCopy:
-    """Return the copy that is kept beside a volume's folder."""
-    return FrozenCopy(
-        folder,
-        is_finished=files.is_finished(folder),
-        is_appended=files.is_appended,
-        is_left_out=files.is_left_out(role),
-    )
-
-
-def find_claim(host: Host, pod: Pod, role: str) -> tuple[str, Volume, str]:
-    """
-    Return the claim that holds a pod's ledger, its volume, and the ledger's folder below the volume's.
-
-    Raises: SourceMissingError where the ledger lies on no claim.
-    """
-    production = files.PRODUCTION[role]
-    for claim, mount in sorted(pod.claims.items(), key=lambda item: -len(item[1])):
-        if mount and f"{production}/".startswith(f"{mount.rstrip('/')}/"):
-            volume = volume_of(host.cluster, pod.namespace, claim)
-            return claim, volume, production.removeprefix(mount.rstrip("/")).strip("/")
-    what = f"pod {pod.namespace}/{pod.name}: expected a claim at {production}, seen {pod.claims}"
-    raise SourceMissingError(what, NO_FOLDER)
 
 
 def missed(last_good: Sequence[Artifact], seen: Collection[str], retired: Collection[str]) -> list[JsonValue]:

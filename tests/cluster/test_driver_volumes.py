@@ -140,13 +140,19 @@ def test_a_peer_that_does_not_come_up_gets_back_what_its_driver_mounts_for_it(
     assert (volume(host, source) / "since").read_text() == "written after the backup"
 
 
-def test_a_volume_that_is_not_mounted_here_is_an_error_that_names_its_driver(
+def test_a_volume_that_is_mounted_at_no_place_known_here_is_read_as_its_pod_sees_it(
     host: Host, source: Ledger, tmp_path: Path
 ) -> None:
     elsewhere = source.model_copy(update={"kubelet_dir": str(tmp_path)})
+    (pod,) = host.cluster.pods(NAMESPACE, "tier=peer")
+    (found,) = elsewhere.collect(host, "peer-ledger")
 
+    plain = read(elsewhere, host, found, tmp_path)
+
+    assert (found.settings["read_through"], found.settings["claim"], found.settings["level"]) == ("container", CLAIM, 0)
+    assert plain.end.evidence["heights"] == {CHANNEL: HEIGHT, "channel2": 7}
     with pytest.raises(SourceMissingError, match=rf"volume {VOLUME} \(driver {DRIVER}\): expected mounted below"):
-        elsewhere.collect(host, "peer-ledger")
+        mounted_at(volume_of(host.cluster, NAMESPACE, CLAIM), pod.uid, tmp_path)
     assert not host.cluster.pods(NAMESPACE, ",".join(f"{key}={value}" for key, value in OURS.items()))
 
 

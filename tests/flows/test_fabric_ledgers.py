@@ -39,7 +39,6 @@ class Ledgers:
         self.place = place
         self._monkeypatch = monkeypatch
         self._volumes: dict[str, Path] = {}
-        monkeypatch.setattr(ledger, "volume_of", self._volume_of)
         monkeypatch.setattr("gxbackup.adapters.volumes.volume_of", self._volume_of)
         monkeypatch.setattr(ledger, "frozen", lambda *_: nullcontext())
 

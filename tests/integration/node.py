@@ -55,7 +55,7 @@ def control_groups(hierarchy: Path | None = None) -> Iterator[Path]:
         yield top
     finally:
         for group in (top / "kubepods", top):
-            until(lambda group=group: _removed(group), f"{group} is removed")
+            until(lambda group=group: removed(group), f"{group} is removed")
 
 
 @contextmanager
@@ -75,10 +75,10 @@ def writing_node(groups: Path, uid: str, volume: Path, chains: str) -> Iterator[
         assert process.stdout
         process.stdout.close()
         until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
-        until(lambda: _removed(group), f"{group} is removed")
+        until(lambda: removed(group), f"{group} is removed")
 
 
-def _removed(group: Path) -> bool:
+def removed(group: Path) -> bool:
     """Remove a control group; False while the kernel still counts a process that has ended, or a child, in it."""
     try:
         group.rmdir()

@@ -18,7 +18,7 @@ from gxbackup import clock, layout, trees
 from gxbackup.adapters import freezer
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.adapters.volumes import Volume
-from gxbackup.errors import IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
+from gxbackup.errors import CollectError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.model import Artifact
@@ -50,7 +50,6 @@ def cluster_of(monkeypatch: pytest.MonkeyPatch, role: str, **volumes: Path) -> L
         folder = cluster.volumes[claim.removeprefix("data-")]
         return Volume(name="pv", folder=folder, driver="local", nodes=("here",))
 
-    monkeypatch.setattr(ledger, "volume_of", volume_of)
     monkeypatch.setattr("gxbackup.adapters.volumes.volume_of", volume_of)
     return cluster
 
@@ -203,10 +202,12 @@ def test_the_copy_of_a_volume_that_is_gone_goes_too_and_no_other(peer: LocalClus
         (beside / f".gxbackup-frozen-{name}" / "tree").mkdir(parents=True)
         (beside / f".gxbackup-frozen-{name}" / "tree" / "blockfile_000000").write_bytes(b"blocks")
     (beside / "there").mkdir()
+    (peer.volumes[PEER] / ".gxbackup-frozen-production" / "tree").mkdir(parents=True)  # reached otherwise, once
 
     capture(peer, tmp_path / "day 0")
 
     assert not (beside / ".gxbackup-frozen-gone").exists()
+    assert not (peer.volumes[PEER] / ".gxbackup-frozen-production").exists()
     assert (beside / ".gxbackup-frozen-there" / "tree" / "blockfile_000000").exists()
 
 
@@ -245,23 +246,37 @@ def test_a_peer_without_a_pod_is_missed_beside_others_until_it_is_said_to_be_ret
     assert read(retired, cluster.host(), quiet, tmp_path).end.shortfalls == ()
 
 
-def test_a_volume_that_is_no_folder_of_its_node_is_a_shortfall_and_costs_no_other(
+def test_a_ledger_that_its_node_reaches_in_no_way_is_a_shortfall_and_costs_no_other(
     peer: LocalCluster, tmp_path: Path
 ) -> None:
     peer.volumes["peer1-org1-0"] = tmp_path
-    peer.mounts["peer1-org1-0"] = ""  # by subPath alone
+    peer.mounts["peer1-org1-0"] = ""  # on no claim, and no process of it runs here
 
     read_whole, not_read = SOURCES["peer"].collect(peer.host(), "peer-ledger")
 
     assert read(SOURCES["peer"], peer.host(), read_whole, tmp_path).end.shortfalls == ()
-    with pytest.raises(
-        SourceMissingError, match="peer1-org1-0: expected a claim at /var/hyperledger/prod"
-    ) as shortfall:
+    tried = "peer1-org1-0: expected a claim at /var/hyperledger/prod.*; nor as its containers see it: .*control group"
+    with pytest.raises(SourceMissingError, match=tried) as shortfall:
         read(SOURCES["peer"], peer.host(), not_read, tmp_path)
-    assert "mounted by subPath alone" in shortfall.value.hints[0]
+    assert "in its claim's folder, else as its running containers see it" in shortfall.value.hints[0]
     peer.mounts[PEER] = ""
     with pytest.raises(SourceMissingError, match="expected a claim at"):
         SOURCES["peer"].collect(peer.host(), "peer-ledger")
+
+
+def test_a_copy_that_goes_while_it_is_read_is_no_backup(peer: LocalCluster, tmp_path: Path) -> None:
+    (found,) = SOURCES["peer"].collect(peer.host(), "peer-ledger")
+    buffer = memoryview(bytearray(256 * 1024))
+
+    with SOURCES["peer"].open(peer.host(), found) as stream:
+        while stream.readinto(buffer):
+            pass
+        shutil.rmtree(ledger.frozen_copy(peer.volumes[PEER], "peer").tree / "ledgersData")
+        with pytest.raises(CollectError, match=f"{PEER}: its copy went while it was read"):
+            stream.finish()
+
+    (again,) = SOURCES["peer"].collect(peer.host(), "peer-ledger")
+    assert again.settings["level"] == 0
 
 
 def test_volumes_of_another_node_are_named_with_their_node(peer: LocalCluster) -> None:

@@ -1,0 +1,105 @@
+"""
+Where a pod's ledger lies, and how this host reaches it: its claim's folder, or else its containers' own files.
+
+A claim's folder is there also when the pod is not, so that it can be restored in place. What lies on no claim, or on
+one that is mounted at no place known here, is read as its containers see it, while they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from gxbackup.adapters import volumes
+from gxbackup.adapters.cluster import Pod
+from gxbackup.adapters.container_folder import container_folder
+from gxbackup.adapters.host import Host
+from gxbackup.errors import SetupError, SourceMissingError
+from gxbackup.fabric import layout as files
+from gxbackup.frozen_copy import OURS, FrozenCopy
+from gxbackup.model import Frozen
+
+CLAIM, CONTAINER = "claim", "container"
+
+
+class Home(Frozen):
+    """The claim that a pod's ledger lies on."""
+
+    claim: str
+    below: str  # the ledger's folder, below the volume's
+
+
+class LedgerFolder(Frozen):
+    """A pod's ledger as a folder of this host."""
+
+    path: Path
+    read_through: Literal["claim", "container"]
+    home: Home | None  # None: it lies on no claim, and is gone with the pod
+    volume: str | None = None  # the name of that claim's
+
+
+@contextmanager
+def ledger_folder(host: Host, pod: Pod, role: str, kubelet_dir: Path) -> Iterator[LedgerFolder]:
+    """
+    Give a pod's ledger, for the length of the block.
+
+    Raises: SourceMissingError that names the pod and all that was tried.
+    """
+    home, volume, folder, why = None, None, None, None
+    try:
+        home = home_of(pod, role)
+        volume = volumes.volume_of(host.cluster, pod.namespace, home.claim)
+        folder = volumes.mounted_at(volume, pod.uid, kubelet_dir) / home.below
+        if not folder.is_dir():
+            raise SourceMissingError(
+                f"claim {home.claim}: expected a folder of this host at {folder}, seen none", "is its disk mounted?"
+            )
+    except SourceMissingError as error:
+        folder, why = None, error
+    name = volume.name if volume else None
+    if folder:
+        yield LedgerFolder(path=folder, read_through=CLAIM, home=home, volume=name)
+        return
+    assert why
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(seen_in_containers(pod, role))
+        except (SourceMissingError, SetupError) as error:
+            raise SourceMissingError(
+                f"{why.message}; nor as its containers see it: {error.message}",
+                *why.hints, *error.hints, retryable=why.retryable or error.retryable,
+            ) from None  # fmt: skip
+        yield LedgerFolder(path=path, read_through=CONTAINER, home=home, volume=name)
+
+
+def seen_in_containers(pod: Pod, role: str) -> AbstractContextManager[Path]:
+    """Give a running pod's ledger as its containers see it; see `container_folder`."""
+    return container_folder(pod.uid, files.PRODUCTION[role], files.CHAINS[role], f"pod {pod.namespace}/{pod.name}")
+
+
+def home_of(pod: Pod, role: str) -> Home:
+    """Return the claim that a pod's ledger lies on. Raises: SourceMissingError where it is none, or none is told."""
+    production = files.PRODUCTION[role]
+    covering = [mount for mount in pod.mounts if f"{production}/".startswith(f"{mount.folder.rstrip('/')}/")]
+    # What is mounted further in hides what is mounted further out.
+    innermost = max(covering, key=lambda mount: (len(mount.folder.rstrip("/")), mount.claim is not None), default=None)
+    if innermost is None or innermost.claim is None or innermost.sub_path is None:
+        seen = ", ".join(f"{mount.claim or 'no claim'} at {mount.folder}" for mount in covering) or "none"
+        what = f"pod {pod.namespace}/{pod.name}: expected a claim at {production}, seen {seen}"
+        raise SourceMissingError(what)
+    within = production.removeprefix(innermost.folder.rstrip("/")).strip("/")
+    return Home(claim=innermost.claim, below="/".join(part for part in (innermost.sub_path, within) if part))
+
+
+def frozen_copy(folder: Path, role: str, read_through: str = CLAIM) -> FrozenCopy:
+    """Return the copy that is kept beside a ledger's folder; within it, where nothing else of the pod's is known."""
+    name = PurePosixPath(files.PRODUCTION[role]).name
+    return FrozenCopy(
+        folder,
+        area=folder / f"{OURS}frozen-{name}" if read_through == CONTAINER else None,
+        is_finished=files.is_finished(folder),
+        is_appended=files.is_appended,
+        is_left_out=files.is_left_out(role),
+    )
