@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+RESTORES = tuple(f"gxbackup.{name}" for name in ("exchange", "overlay", "placing", "safety", "tarstream", "trees"))
 _PARENT = """
-import json, os, sys, traceback
-import gxbackup.exchange, gxbackup.overlay, gxbackup.placing, gxbackup.safety, gxbackup.tarstream, gxbackup.trees
+import importlib, json, os, sys, traceback
 
+for module in sys.argv[2:]:
+    importlib.import_module(module)
 program = compile(sys.argv[1], "victim", "exec")
 for line in sys.stdin:
     child = os.fork()
@@ -29,15 +33,18 @@ for line in sys.stdin:
 
 
 class Victim:
-    """A Python program and the process that forks it; over after the block."""
+    """A Python program and the process that forks it, with these modules imported; over after the block."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, imports: Sequence[str] = RESTORES, **variables: str) -> None:
         self._code = textwrap.dedent(code)
+        self._imports = imports
+        self._variables = variables
 
     def __enter__(self) -> Self:
         self._parent = subprocess.Popen(
-            [sys.executable, "-c", _PARENT, self._code], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+            [sys.executable, "-c", _PARENT, self._code, *self._imports], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **self._variables},
+        )  # fmt: skip
         return self
 
     def run(self, *words: object) -> int:
