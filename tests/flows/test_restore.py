@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from docker.models.containers import Container
-from estate import await_condition
+from estate import BIN, await_condition, free_port
 from site_tree import describe
 
 from flows.backup_vps1 import backup_vps1
@@ -27,6 +28,7 @@ from gxbackup import locks
 from gxbackup.errors import BackupError, IntegrityError, RestoreRefusedError, SealingError, SetupError
 from gxbackup.locks import locked
 from tasks import approval
+from tests.conformance.conftest import obscured
 from tests.flows.conftest import Place
 from tests.integration.docker_engine import Engine, running_engine
 
@@ -403,17 +405,44 @@ def test_the_container_is_restarted_and_serves_the_restored_site(place: Place, e
     assert describe(place.site) == before
 
 
-def test_recover_page_is_followed_literally_with_nothing_of_ours(place: Place, tmp_path: Path) -> None:
-    place.create(lambda document: document["remote"].update(part_size_bytes=1024**2))
-    snapshot = backup_vps1()
-    page = (place.remote / "vps1-website" / snapshot / "RECOVER.md").read_text()
-    blocks = [block.split("\n", 1)[1] for block in page.split("```")[1::2]]
+@pytest.fixture(params=["a folder", "a remote that rclone.conf names"])
+def kept_at(request: pytest.FixtureRequest, place: Place, tmp_path: Path) -> dict[str, str]:
+    """Keep snapshots elsewhere; give what a recovery there must know beside the page."""
+    if request.param == "a folder":
+        place.create(lambda document: document["remote"].update(part_size_bytes=1024**2))
+        return {"REMOTE": str(place.remote), "RCLONE_CONFIG": str(tmp_path / "none")}
+    port, login = free_port(), ("--user", "gx", "--pass", "letmein")
+    words = ("serve", "webdav", str(place.remote), "--addr", f"127.0.0.1:{port}")
+    server = place.start("webdav", str(BIN / "rclone"), *words, *login)
+    await_condition("WebDAV", lambda: is_open(port), 60, died=lambda: server.poll() is not None)
+    config = place.root / "rclone.conf"
+    config.write_text(
+        f"[backup]\ntype = webdav\nurl = http://127.0.0.1:{port}\nvendor = other\nuser = gx\n"
+        f"pass = {obscured('letmein')}\n"
+    )
+    config.chmod(0o600)
+    place.create(lambda document: document["remote"].update(part_size_bytes=1024**2, path="backup:gx-backups"))
+    return {"RCLONE_CONFIG": str(config)}
+
+
+def is_open(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+def test_recover_page_is_followed_literally_with_nothing_of_ours(
+    place: Place, kept_at: dict[str, str], tmp_path: Path
+) -> None:
+    backup_vps1()
+    (page,) = place.remote.rglob("RECOVER.md")
+    blocks = [block.split("\n", 1)[1] for block in page.read_text().split("```")[1::2]]
 
     subprocess.run(
         ["bash", "-c", "\n".join(blocks)], check=True, stdout=subprocess.DEVNULL,
         env={
-            "PATH": place.environment()["PATH"], "HOME": str(tmp_path), "REMOTE": str(place.remote),
-            "IDENTITY": str(place.identity), "WORK": str(tmp_path / "work"), "RCLONE_CONFIG": str(tmp_path / "none"),
+            "PATH": place.environment()["PATH"], "HOME": str(tmp_path), "IDENTITY": str(place.identity),
+            "WORK": str(tmp_path / "work"), **kept_at,
         },
     )  # fmt: skip
 
