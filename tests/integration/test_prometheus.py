@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from estate import await_condition
 from prometheus_client import delete_from_gateway
 
 from gxbackup import clock, health, metrics
@@ -111,6 +112,36 @@ def test_a_pushgateway_carries_the_alert_and_its_end_where_no_file_is_written(
     told = [line for line in fetch(f"{seen.pushgateway}/metrics").splitlines() if line.startswith("backup_copies")]
     delete_from_gateway(seen.pushgateway, job="gx-backup-health")
     assert told == ['backup_copies{data_type="website",instance="",job="gx-backup-health",server="vps1"} 4']
+
+
+def test_figures_that_are_both_written_and_pushed_are_the_same_twice_and_fire_one_alert(
+    seen: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both() -> bool:
+        """Tell whether Prometheus has all that is served, by both ways alike."""
+        return len(seen.series("node")) == len(served()) and seen.series("node") == seen.series("gx-backup-health")
+
+    def served() -> list[str]:
+        return [line for line in fetch(f"{seen.pushgateway}/metrics").splitlines() if line.startswith("backup_")]
+
+    monkeypatch.setenv("GX_PUSHGATEWAY_URL", seen.pushgateway)
+    shelf = Shelf()
+    for days in (43, 42, 41, 40):
+        shelf.back_up(clock.now() - timedelta(days=days), [Taken(SITE)])
+    try:
+        look(shelf)
+        await_condition("the first push", both, 60)
+        seen.await_firing("BackupJobFailed vps1 website")
+        first = served()
+
+        fresh = Shelf()  # of one copy: what tells of its history is gone
+        fresh.back_up(clock.now(), [Taken(SITE)])
+        look(fresh)
+        await_condition("the second push in its place", both, 60)
+        seen.await_firing()
+        assert 0 < len(served()) < len(first)
+    finally:
+        delete_from_gateway(seen.pushgateway, job="gx-backup-health")
 
 
 def test_a_pushgateway_that_refuses_is_said_and_the_file_is_written_all_the_same(
