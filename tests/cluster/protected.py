@@ -78,8 +78,9 @@ def keys(namespace: str, database: int) -> list[str]:
 
 
 def drop_safety_copies(namespace: str) -> None:
-    """Remove what restores in place left in postgres-0: the cluster outlives the tests."""
-    for name in sql(namespace, "select datname from pg_database where datname like '%\\_before\\_%'").splitlines():
+    """Remove what restores in place left in postgres-0, also those that were killed: the cluster outlives the tests."""
+    ours = "select datname from pg_database where datname ~ '_(before_\\d{8}_\\d{6}|restore_[0-9a-f]{8})'"
+    for name in sql(namespace, ours).splitlines():
         sql(namespace, f'drop database "{name}" with (force)')
 
 

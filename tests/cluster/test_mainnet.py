@@ -183,13 +183,17 @@ def test_a_ca_whose_keys_are_gone_comes_back(mainnet: MainNet, snapshot: str) ->
 
 def test_a_table_and_a_database_of_the_cas_come_back_row_for_row(mainnet: MainNet, snapshot: str) -> None:
     before = {database: rows("fabric", database) for database in ("ca_org1", "ca_tls")}
+    others = "select datname, oid from pg_database where datname not in ('ca_org1', 'ca_tls') order by datname"
+    untouched = protected.sql("fabric", others)
     protected.sql("fabric", "drop table certificates", "ca_org1")
     protected.sql("fabric", "drop database ca_tls with (force)")
 
-    restore_ca_postgres(snapshot=snapshot, mode="in-place", approve=True)
+    restore_ca_postgres(snapshot=snapshot, mode="in-place", approve=True, databases=[*before])
 
     assert all(held["certificates"] for held in before.values())
     assert {database: rows("fabric", database) for database in before} == before
+    kept = [line for line in protected.sql("fabric", others).splitlines() if "_before_" not in line]
+    assert kept == untouched.splitlines()
 
 
 def test_each_database_is_rehearsed_on_a_throwaway_server_by_one_command(mainnet: MainNet, snapshot: str) -> None:
@@ -198,7 +202,6 @@ def test_each_database_is_rehearsed_on_a_throwaway_server_by_one_command(mainnet
 
     restore_mainnet_postgres(snapshot=snapshot, mode="scratch")
     restore_mainnet_redis(snapshot=snapshot, mode="scratch")
-    restore_ca_postgres(snapshot=snapshot, mode="scratch")
 
     assert (sql("select pg_postmaster_start_time()"), redis("DBSIZE")) == live
 
