@@ -52,13 +52,15 @@ def test_the_server_listens_where_its_host_alone_hears_it_and_asks_for_a_login()
     assert settings["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
 
 
-def test_the_worker_may_read_the_host_and_a_restore_may_write_it() -> None:
+def test_the_worker_may_read_the_host_freeze_a_pod_and_a_restore_may_write_it() -> None:
     service = unit("gx-backup-worker@.service")
 
     hindering = {
         "ProtectSystem",
         "ProtectHome",
         "PrivateTmp",
+        "ProtectControlGroups",
+        "ProtectProc",
         "RestrictSUIDSGID",
         "CapabilityBoundingSet",
         "DynamicUser",
