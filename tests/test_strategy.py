@@ -42,9 +42,8 @@ OBJECTS = "tests/cluster/test_kubernetes_objects_whole.py"
 POSTGRES = "tests/cluster/test_postgres_pods.py"
 TESTNET, COUCHDB = "tests/cluster/test_testnet.py", "tests/cluster/test_couchdb_flows.py"
 DRIVERS = "tests/cluster/test_driver_volumes.py"
-LEDGER_FLOWS = (
-    "tests/cluster/test_ledger_flows.py::test_destroyed_nodes_come_back_with_equal_heights_and_commit_the_next_blocks"
-)
+NETWORK = "tests/cluster/test_ledger_flows.py"
+LEDGER_FLOWS = f"{NETWORK}::test_a_destroyed_network_comes_back_with_equal_heights_and_commits_the_next_block"
 LEDGERS = "tests/flows/test_fabric_ledgers.py"
 FIVE_HOSTS = "tests/integration/test_five_hosts.py"
 HOST_CONFIG = (f"{RESTORE}::test_host_config_comes_back_file_by_file_and_nothing_is_deleted",)
@@ -86,6 +85,7 @@ ROWS = (
     )),
     Row("Fabric Crypto Materials", ("mainnet", "vps2"), "fabric-crypto", 24, 90, "restore-fabric-crypto", (
         f"{MAINNET}::test_a_ca_whose_keys_are_gone_comes_back",
+        "tests/cluster/test_ca_pair.py::test_keys_come_back_beside_the_registry_of_their_own_moment_and_beside_no_other",
         "tests/cluster/test_fabric_secrets.py::test_secrets_come_back_as_they_were_and_what_was_overwritten_is_kept",
         "tests/cluster/test_fabric_claims.py::test_a_peer_and_an_admin_get_their_keys_back_from_their_claims",
     )),
@@ -98,7 +98,7 @@ ROWS = (
         f"{DRIVERS}::test_a_volume_of_a_csi_driver_is_kept_on_two_days_and_comes_back_at_its_height",
     )),
     Row("Chaincode Packages", ("mainnet",), "chaincode-packages", 168, 90, "restore-chaincode", (
-        "tests/cluster/test_ledger_flows.py::test_a_peer_gets_its_chaincode_back_and_is_started_again",
+        f"{NETWORK}::test_a_peer_gets_its_chaincode_back_and_no_other_is_started_again",
     )),
     Row("K3s Config", HOSTS, "k3s-config", 24, 90, "restore-host-config", HOST_CONFIG),
     Row("etcd Snapshots", ("mainnet",), "etcd-snapshots", 24, 30, "restore-k3s-cluster", (
