@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import subprocess
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,24 +20,24 @@ from typing import ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from gxbackup import clock, incremental, trees
-from gxbackup.adapters import process
 from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.volumes import reached, used_at
-from gxbackup.errors import BackupError, CollectError, SourceMissingError
+from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_evidence import blocks_seen
 from gxbackup.fabric.ledger_folder import CLAIM, CONTAINER, frozen_copy, ledger_folder, seen_in_containers
+from gxbackup.fabric.ledger_level import level_of
 from gxbackup.fabric.ledger_restore import LedgerRestore, apply_together
-from gxbackup.frozen_copy import OURS, FrozenCopy
-from gxbackup.model import Artifact, Capture, Evidence
+from gxbackup.fabric.one_moment import Node, settle
+from gxbackup.frozen_copy import OURS
+from gxbackup.model import Artifact, Capture
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Restorable, Work
 from gxbackup.sources.directory import AbsolutePath
-from gxbackup.tar_messages import TarMessages
-from gxbackup.tar_output import PIPE_BYTES, TarOutput
+from gxbackup.tar_output import PIPE_BYTES
 
 HOW_READ = (
     "a ledger is read on the node that runs its pod: in its claim's folder, else as its running containers see it"
@@ -64,6 +63,11 @@ class Ledger(Restorable):
     retired: tuple[str, ...] = Field(
         default=(), description="pods that are gone on purpose: that the last good copy knows them is no fault"
     )
+    one_moment_seconds: int = Field(
+        default=0, ge=0, le=900,
+        description="all nodes here stand still at once, at the next full so many seconds of the clock, as those of the"
+        " other hosts do: orderers' copies are worth something at one height alone; 0: one node after the other",
+    )  # fmt: skip
     full_every_days: int = Field(default=7, ge=1, le=31, description="how often all of it is kept, not what changed")
 
     def collect(self, host: Host, data_type: str) -> list[Capture]:
@@ -76,7 +80,7 @@ class Ledger(Restorable):
 
         `last_good` is the newest good copy: without the level 0 that tar remembers here, a capture is a level 0. A pod
         that it knows and that runs on no node now is a shortfall: its volume is not read. A ledger that this node
-        reaches neither way fails where it is opened, alone.
+        reaches neither way fails where it is opened, alone. With `one_moment_seconds` the nodes stand still here.
         Raises: SourceMissingError where no volume lies on this node, or none of them can be read.
         """
         node = self._node()
@@ -96,32 +100,36 @@ class Ledger(Restorable):
             except SourceMissingError as error:
                 if len(faulty) == len(ours) - 1:
                     raise
-                settings: dict[str, JsonValue] = {"pod": pod.name, "fault": error.message}
-                faulty.append(Capture(data_type=data_type, name=f"{pod.name}.tar", settings=settings))
+                found = Capture(data_type=data_type, name=f"{pod.name}.tar", settings={"pod": pod.name})
+                faulty.append(_failing(found, error))
+        if self.one_moment_seconds:
+            captures, failing = self._at_one_moment(host, captures, ours)
+            faulty += failing
         gone = missed(last_good, {pod.name for pod in pods if pod.node is not None}, self.retired)
-        told = captures[0].model_copy(update={"settings": {**captures[0].settings, "missed": gone}})
-        return [told, *captures[1:], *faulty]
+        return [_with(captures[0], {"missed": gone}), *captures[1:], *faulty]
 
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
-        """Bring the copy to one moment, take its heights, then read it; the copy stays for the next run."""
+        """Bring the copy to one moment, unless `collect` did; take its heights and read it. It stays for the next run."""
         label = f"{capture.data_type}: {capture.settings['pod']}"
         if fault := capture.settings.get("fault"):
             raise SourceMissingError(f"{label}: {fault}", HOW_READ)
         running = next((pod for pod in host.cluster.pods(self.namespace) if pod.name == capture.settings["pod"]), None)
         with self._folder_now(host, capture, running, label) as (folder, through):
             copy = frozen_copy(folder, self.role, through)
-            copy.approach(anew=capture.settings["level"] == 0)
-            began = clock.now()
-            with frozen(running.uid, label) if running else nullcontext():
-                copy.settle()
-            stood_still = (clock.now() - began).total_seconds() if running else 0.0
+            stood_still = capture.settings.get("stood_still_seconds")
+            if stood_still is None:  # else `collect` has brought the copy to the moment of all
+                copy.approach(anew=capture.settings["level"] == 0)
+                began = clock.now()
+                with frozen(running.uid, label) if running else nullcontext():
+                    copy.settle()
+                stood_still = round((clock.now() - began).total_seconds(), 3) if running else 0.0
             evidence, shortfalls = blocks_seen(copy.tree / files.CHAINS[self.role], label)
             gone = capture.settings.get("missed", [])
             assert isinstance(gone, list)
             shortfalls += tuple(f"{capture.data_type}: {name}: {NOT_THERE}" for name in gone)
-            evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": round(stood_still, 3)}
-            with _level(copy, capture, evidence, shortfalls, label) as level:
+            evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": stood_still}
+            with level_of(copy, capture, evidence, shortfalls, label) as level:
                 yield level
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
@@ -192,6 +200,22 @@ class Ledger(Restorable):
                 retryable=True,
             )
 
+    def _at_one_moment(
+        self, host: Host, captures: Sequence[Capture], pods: Sequence[Pod]
+    ) -> tuple[list[Capture], list[Capture]]:
+        """Bring the copies to the moment of all hosts; return their captures, and those of nodes that did not stop."""
+        with ExitStack() as reached:
+            nodes: list[Node] = []
+            for capture in captures:
+                pod = next(pod for pod in pods if pod.name == capture.settings["pod"])
+                label = f"{capture.data_type}: {pod.name}"
+                folder, through = reached.enter_context(self._folder_now(host, capture, pod, label))
+                nodes.append(Node(frozen_copy(folder, self.role, through), partial(frozen, pod.uid, label)))
+                nodes[-1].copy.approach(anew=capture.settings["level"] == 0)
+            told, failed = settle(nodes, self.one_moment_seconds)
+        settled = [_with(one, told) for position, one in enumerate(captures) if position not in failed]
+        return settled, [_failing(captures[position], error) for position, error in failed.items()]
+
     def _node(self) -> str:
         return self.node or os.uname().nodename
 
@@ -249,35 +273,13 @@ class Ledger(Restorable):
             )
 
 
-@contextmanager
-def _level(
-    copy: FrozenCopy, capture: Capture, evidence: Evidence, shortfalls: tuple[str, ...], label: str
-) -> Iterator[PlainStream]:
-    """Run the tar that reads a copy; it is ended with the block."""
-    snar = incremental.snar(copy.area, capture)
-    with process.start(incremental.tar(copy.tree, snar), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tar:
-        assert tar.stderr
-        messages = TarMessages(tar.stderr)
-        messages.start()
-        try:
-            output = TarOutput(tar, messages, copy.tree, label)
-            whole = partial(_require_whole, copy.tree, evidence, label)
-            yield incremental.Level(output, copy.area, capture, evidence, shortfalls, whole)
-        finally:
-            process.end(tar)
-            messages.join()
+def _failing(capture: Capture, error: BackupError) -> Capture:
+    """Return the capture of a ledger that cannot be read: opening it says why, and costs no other."""
+    return _with(capture, {"fault": error.message})
 
 
-def _require_whole(tree: Path, evidence: Evidence, label: str) -> None:
-    """Raise CollectError where a copy is not what it was: it went with its volume or pod while tar read it."""
-    try:
-        is_whole = trees.tally(tree) == evidence["tree"]
-    except OSError:
-        is_whole = False
-    if not is_whole:
-        raise CollectError(
-            f"{label}: its copy went while it was read", "was its pod or its volume deleted meanwhile?", retryable=True
-        )
+def _with(capture: Capture, settings: dict[str, JsonValue]) -> Capture:
+    return capture.model_copy(update={"settings": {**capture.settings, **settings}})
 
 
 def missed(last_good: Sequence[Artifact], seen: Collection[str], retired: Collection[str]) -> list[JsonValue]:

@@ -168,7 +168,7 @@ def _reduce(document: dict[str, Any]) -> None:
     for server, names in WANTED.items():
         servers[server]["data_types"] = {name: servers[server]["data_types"][name] for name in names}
     for promise in servers["vps3"]["data_types"].values():
-        promise["source"] |= {"namespace": NAMESPACE, "node": NODE}
+        promise["source"] |= {"namespace": NAMESPACE, "node": NODE, "one_moment_seconds": 0}
     servers["mainnet"]["data_types"]["chaincode-packages"]["source"]["namespace"] = NAMESPACE
     document["servers"] = {server: servers[server] for server in WANTED}
 
