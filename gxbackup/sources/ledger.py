@@ -110,7 +110,7 @@ class Ledger(Restorable):
 
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
-        """Bring the copy to one moment, unless `collect` did; take its heights and read it. It stays for the next run."""
+        """Bring the copy to one moment, unless `collect` did; take its heights, read it. It stays for the next run."""
         label = f"{capture.data_type}: {capture.settings['pod']}"
         if fault := capture.settings.get("fault"):
             raise SourceMissingError(f"{label}: {fault}", HOW_READ)
