@@ -59,8 +59,12 @@ class FrozenCopy:
         A copy whose file is finished by now stays a copy, since tar knows it; it is linked where tar begins `anew`.
         """
         self._drop_orphans()
-        self.area.mkdir(mode=0o700, exist_ok=True)
+        _own(self.area)
         self._keeps_copies = not anew
+        self._bring_up()
+
+    def catch_up(self) -> None:
+        """Copy what has changed since `approach`, as that does: there is less to do for `settle`."""
         self._bring_up()
 
     def settle(self) -> None:
@@ -140,6 +144,16 @@ class FrozenCopy:
                 path = Path(folder) / name
                 if str(relative / name) not in wanted:
                     path.unlink() if path.is_symlink() else path.rmdir()
+
+
+def _own(area: Path) -> None:
+    """Make the copy's folder. What is there and not ours goes: a pod could have laid a link to this host's files."""
+    if os.path.lexists(area):
+        seen = area.lstat()
+        if stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.geteuid():
+            return
+        _remove(area)
+    area.mkdir(mode=0o700)
 
 
 def _area(folder: Path) -> Path:

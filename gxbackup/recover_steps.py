@@ -59,7 +59,9 @@ def _ledger(artifact: Artifact, plain: str) -> Steps:
     folder = artifact.settings.get("volume", "?")
     about = f"The volume of `{pod}`: stop it, empty its folder `{folder}`, move these there."
     if "read_through" in artifact.settings and "claim" not in artifact.settings:
-        about = f"The ledger of `{pod}`, which lay on no claim: give it one at `{folder}`, stop it, move these there."
+        about = (
+            f"The ledger of `{pod}`, on no claim that was known: give it one at `{folder}`, stop it, move these there."
+        )
     lines = [f"mkdir -p {shlex.quote(target)}"]
     if artifact.base is not None:
         base = str(artifact.settings.get("base_path"))

@@ -51,6 +51,7 @@ class LocalCluster:
         self.helpers: list[tuple[str, bool]] = []  # claims that pods of ours were started on, and whether to read only
         self.never_ready_again: set[str] = set()
         self.may_create_pods = True
+        self.uids: dict[str, str] = {}  # of pods that were replaced
 
     def host(self) -> Host:
         return Host(Containers(), cast(Cluster, self))
@@ -59,7 +60,8 @@ class LocalCluster:
         key, _, value = selector.partition("=")
         return tuple(
             Pod(
-                namespace=namespace, name=name, uid=name, node="here", ready=name not in self.not_ready,
+                namespace=namespace, name=name, uid=self.uids.get(name, name), node="here",
+                ready=name not in self.not_ready,
                 state="Running" if name not in self.not_ready else "Pending", containers=("one",), images=("image",),
                 labels={"app": name.rpartition("-")[0], **({key: value} if key else {})},
                 claims={f"data-{name}": self.mounts.get(name, self.mount)},

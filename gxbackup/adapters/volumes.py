@@ -63,6 +63,20 @@ def mounted_at(volume: Volume, pod_uid: str, kubelet_dir: Path) -> Path:
     )
 
 
+def inside(volume: Path, below: str) -> Path:
+    """
+    Return a folder of a volume, which need not be there.
+
+    Raises: SourceMissingError where a symbolic link, which a pod could have made, leads out of the volume.
+    """
+    folder = volume / below
+    if not (real := folder.resolve()).is_relative_to(volume.resolve()):
+        raise SourceMissingError(
+            f"{folder}: expected a folder of its volume, seen a link to {real}", "who made that link? look into the pod"
+        )
+    return folder
+
+
 def used_at(cluster: Cluster, namespace: str, claim: str, *, node: str, kubelet_dir: Path) -> Path | None:
     """
     Return the folder of this host where a claim's volume is now; None where its driver has mounted it for no pod here.

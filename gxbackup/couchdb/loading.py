@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from gxbackup.couchdb.client import CouchClient, parsed, path_of
 from gxbackup.couchdb.dump import Dump, opening
+from gxbackup.couchdb.reading import BEGUN
 from gxbackup.errors import CollectError, IntegrityError, RestoreError
 from gxbackup.model import Evidence
 
@@ -19,8 +20,6 @@ REQUEST_BYTES = 8 * 1024 * 1024
 EXISTS = 412
 CONFLICT = 409
 USERS = "_users"
-# In each database while it is filled: which attempt fills it. Such a document is no part of what is compared.
-BEGUN = ("_local", "gx-backup-restore")
 
 
 def load(

@@ -51,7 +51,7 @@ def ledger_folder(host: Host, pod: Pod, role: str, kubelet_dir: Path) -> Iterato
     try:
         home = home_of(pod, role)
         volume = volumes.volume_of(host.cluster, pod.namespace, home.claim)
-        folder = volumes.mounted_at(volume, pod.uid, kubelet_dir) / home.below
+        folder = volumes.inside(volumes.mounted_at(volume, pod.uid, kubelet_dir), home.below)
         if not folder.is_dir():
             raise SourceMissingError(
                 f"claim {home.claim}: expected a folder of this host at {folder}, seen none", "is its disk mounted?"

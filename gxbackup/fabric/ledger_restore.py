@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from gxbackup import trees
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
+from gxbackup.adapters.volumes import inside
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
@@ -62,8 +63,9 @@ class LedgerRestore:
                 if pod.name == self.pod:
                     return home_of(pod, self._role)
         raise RestoreRefusedError(
-            f"{self.pod}: its ledger lies on no claim: it goes with the pod that a restore stops, no place to put it",
-            f"give its StatefulSet a claim at {files.PRODUCTION[self._role]}, start it so, and start this again",
+            f"{self.pod}: its ledger lies on no claim whose folder is known: it may go with its pod when that stops",
+            f"give its StatefulSet a claim at {files.PRODUCTION[self._role]} (below a subPath of plain words, if any), "
+            "start it so, and start this again",
             "`--mode scratch` proves the copy; RECOVER.md of its snapshot says how to unpack its files",
         )
 
@@ -82,7 +84,7 @@ class LedgerRestore:
         if volume is None:  # stopped; apply looks once a pod of ours has it mounted
             claim = self._home.claim
             return [f"{self.pod}: its claim {claim} is exchanged; heights kept: {_told(kept)}; not mounted now"]
-        folder = volume / self._home.below
+        folder = inside(volume, self._home.below)
         there = self._require_consent(folder)
         return [
             f"{self.pod}: {folder} is exchanged; heights kept: {_told(kept)}; there now: {_told(there)}",
@@ -102,7 +104,8 @@ class LedgerRestore:
         ]
 
     def stop(self) -> None:
-        """Stop the node."""
+        """Stop the node. Raises: RestoreRefusedError before that where it has no claim: that its pod tells."""
+        assert self._home.claim
         self.scale(0)
 
     def scale(self, replicas: int) -> None:
@@ -152,7 +155,7 @@ class LedgerRestore:
         volume = self._source.used_at(self._host, self._home.claim)
         if volume is None:
             return f"at {_told(kept)}, on another node: compared before it was started, not after"
-        folder = volume / self._home.below
+        folder = inside(volume, self._home.below)
         there = self._heights_there(folder)
         if low := [name for name, height in kept.items() if there.get(name, 0) < height]:
             raise IntegrityError(f"{self.pod}: expected heights {_told(kept)} or more, seen {_told(there)}: {low[0]}")
@@ -256,6 +259,7 @@ def apply_together(restores: Sequence[LedgerRestore]) -> list[str]:
 
 def _made(volume: Path, below: str) -> Path:
     """Return a folder of a volume; one that lost all lacks it: it is made then as a kubelet makes a subPath's."""
+    inside(volume, below)
     folder, like = volume, volume.stat()
     for part in Path(below).parts:
         folder /= part

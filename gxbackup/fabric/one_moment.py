@@ -8,9 +8,11 @@ may still part them; that is told (see health), and the next day's are even.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from typing import NamedTuple
+from datetime import timedelta
+from functools import partial
 
 from pydantic import JsonValue
 
@@ -18,35 +20,49 @@ from gxbackup import clock
 from gxbackup.errors import BackupError
 from gxbackup.frozen_copy import FrozenCopy
 
-
-class Node(NamedTuple):
-    """The copy of a node's ledger, which has been approached, and how the node is made to stand still."""
-
-    copy: FrozenCopy
-    stand_still: Callable[[], AbstractContextManager[None]]
+_log = logging.getLogger(__name__)
+# What a node writes while its host waits is copied this long before it stands still, so that it does so only shortly.
+LEAD = timedelta(seconds=10)
 
 
-def settle(nodes: Sequence[Node], every_seconds: int) -> tuple[dict[str, JsonValue], dict[int, BackupError]]:
+def settle(
+    copies: Mapping[str, FrozenCopy],
+    uids: Callable[[], Mapping[str, str]],
+    frozen: Callable[[str, str], AbstractContextManager[None]],
+    every_seconds: int,
+) -> tuple[dict[str, JsonValue], frozenset[str]]:
     """
-    Settle the copies of nodes that stand still together, at the next full `every_seconds` of the clock.
+    Settle copies that were approached, by the name of their pod, while all the pods stand still together.
 
-    Returns what a capture tells of it, and why nodes would not stand still, by their position: those copies are of no
-    moment. Raises: BackupError where none would, or where one went on before all was read.
+    That is at the next full `every_seconds` of the clock. `uids` tells the pods that run then, `frozen` stops one.
+    Returns what a capture tells of it, and whose copies are of that moment; why another is not goes to the log.
     """
-    failed: dict[int, BackupError] = {}
     moment = clock.next_full(every_seconds)
+    clock.wait_until(moment - LEAD)
+    waiting = dict(copies)
+    running = uids()
+    for pod, copy in copies.items():
+        _try(copy.catch_up, pod, waiting)
     clock.wait_until(moment)
     began = clock.now()
-    with ExitStack() as standing:
-        for position, node in enumerate(nodes):
-            try:
-                standing.enter_context(node.stand_still())
-            except BackupError as error:
-                failed[position] = error
-                if len(failed) == len(nodes):
-                    raise
-        for position, node in enumerate(nodes):
-            if position not in failed:
-                node.copy.settle()
-    stood_still = (clock.now() - began).total_seconds()
-    return {"moment": moment.isoformat(), "stood_still_seconds": round(stood_still, 3)}, failed
+    try:
+        with ExitStack() as standing:
+            for pod in list(waiting):
+                _try(partial(standing.enter_context, frozen(running.get(pod, "none"), pod)), pod, waiting)
+            for pod, copy in copies.items():
+                if pod in waiting:
+                    _try(copy.settle, pod, waiting)
+    except BackupError as error:  # one went on before all was read
+        _log.warning("%s: no ledger of this host is of the moment %s", error.message, moment.isoformat())
+        waiting.clear()
+    stood_still = round((clock.now() - began).total_seconds(), 3)
+    return {"settled_at": moment.isoformat(), "stood_still_seconds": stood_still}, frozenset(waiting)
+
+
+def _try(step: Callable[[], object], pod: str, waiting: dict[str, FrozenCopy]) -> None:
+    """Do a step for a pod; one that fails is waited for no longer."""
+    try:
+        step()
+    except (BackupError, OSError) as error:
+        _log.warning("%s: is not kept at one moment with the others, but alone: %s", pod, error)
+        waiting.pop(pod, None)

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -23,7 +22,7 @@ from gxbackup import clock, incremental, trees
 from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
-from gxbackup.adapters.volumes import reached, used_at
+from gxbackup.adapters.volumes import inside, reached, used_at
 from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
@@ -31,8 +30,8 @@ from gxbackup.fabric.ledger_evidence import blocks_seen
 from gxbackup.fabric.ledger_folder import CLAIM, CONTAINER, frozen_copy, ledger_folder, seen_in_containers
 from gxbackup.fabric.ledger_level import level_of
 from gxbackup.fabric.ledger_restore import LedgerRestore, apply_together
-from gxbackup.fabric.one_moment import Node, settle
-from gxbackup.frozen_copy import OURS
+from gxbackup.fabric.one_moment import settle
+from gxbackup.frozen_copy import OURS, FrozenCopy
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Restorable, Work
@@ -103,8 +102,7 @@ class Ledger(Restorable):
                 found = Capture(data_type=data_type, name=f"{pod.name}.tar", settings={"pod": pod.name})
                 faulty.append(_failing(found, error))
         if self.one_moment_seconds:
-            captures, failing = self._at_one_moment(host, captures, ours)
-            faulty += failing
+            captures = self._at_one_moment(host, captures, ours)
         gone = missed(last_good, {pod.name for pod in pods if pod.node is not None}, self.retired)
         return [_with(captures[0], {"missed": gone}), *captures[1:], *faulty]
 
@@ -117,8 +115,9 @@ class Ledger(Restorable):
         running = next((pod for pod in host.cluster.pods(self.namespace) if pod.name == capture.settings["pod"]), None)
         with self._folder_now(host, capture, running, label) as (folder, through):
             copy = frozen_copy(folder, self.role, through)
-            stood_still = capture.settings.get("stood_still_seconds")
-            if stood_still is None:  # else `collect` has brought the copy to the moment of all
+            stood_still, moment = (capture.settings.get(key) for key in ("stood_still_seconds", "settled_at"))
+            if moment is None or not copy.tree.is_dir():  # else `collect` has brought the copy to the moment of all
+                moment = None
                 copy.approach(anew=capture.settings["level"] == 0)
                 began = clock.now()
                 with frozen(running.uid, label) if running else nullcontext():
@@ -128,7 +127,7 @@ class Ledger(Restorable):
             gone = capture.settings.get("missed", [])
             assert isinstance(gone, list)
             shortfalls += tuple(f"{capture.data_type}: {name}: {NOT_THERE}" for name in gone)
-            evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": stood_still}
+            evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": stood_still, "moment": moment}
             with level_of(copy, capture, evidence, shortfalls, label) as level:
                 yield level
 
@@ -189,7 +188,7 @@ class Ledger(Restorable):
         """Give the ledger's folder, reached as it was when it was found: it may be another pod's, mounted elsewhere."""
         through = str(capture.settings["read_through"])
         if through == CLAIM and (volume := self.used_at(host, str(capture.settings["claim"]))) is not None:
-            yield volume / str(capture.settings["below"]), through
+            yield inside(volume, str(capture.settings["below"])), through
         elif through == CONTAINER and pod is not None:
             with seen_in_containers(pod, self.role) as folder:
                 yield folder, through
@@ -200,21 +199,24 @@ class Ledger(Restorable):
                 retryable=True,
             )
 
-    def _at_one_moment(
-        self, host: Host, captures: Sequence[Capture], pods: Sequence[Pod]
-    ) -> tuple[list[Capture], list[Capture]]:
-        """Bring the copies to the moment of all hosts; return their captures, and those of nodes that did not stop."""
+    def _at_one_moment(self, host: Host, captures: Sequence[Capture], pods: Sequence[Pod]) -> list[Capture]:
+        """Bring the copies to the moment of all hosts, and say so in their captures; `open` reads any other alone."""
+
+        def uids() -> dict[str, str]:
+            return {pod.name: pod.uid for pod in host.cluster.pods(self.namespace, self._selector())}
+
         with ExitStack() as reached:
-            nodes: list[Node] = []
+            copies: dict[str, FrozenCopy] = {}
             for capture in captures:
-                pod = next(pod for pod in pods if pod.name == capture.settings["pod"])
-                label = f"{capture.data_type}: {pod.name}"
-                folder, through = reached.enter_context(self._folder_now(host, capture, pod, label))
-                nodes.append(Node(frozen_copy(folder, self.role, through), partial(frozen, pod.uid, label)))
-                nodes[-1].copy.approach(anew=capture.settings["level"] == 0)
-            told, failed = settle(nodes, self.one_moment_seconds)
-        settled = [_with(one, told) for position, one in enumerate(captures) if position not in failed]
-        return settled, [_failing(captures[position], error) for position, error in failed.items()]
+                with suppress(BackupError, OSError):  # `open` meets it too, and says it
+                    pod = next(pod for pod in pods if pod.name == capture.settings["pod"])
+                    label = f"{capture.data_type}: {pod.name}"
+                    folder, through = reached.enter_context(self._folder_now(host, capture, pod, label))
+                    copy = frozen_copy(folder, self.role, through)
+                    copy.approach(anew=capture.settings["level"] == 0)
+                    copies[pod.name] = copy
+            told, settled = settle(copies, uids, frozen, self.one_moment_seconds)
+        return [_with(one, told) if one.settings["pod"] in settled else one for one in captures]
 
     def _node(self) -> str:
         return self.node or os.uname().nodename

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gxbackup import clock
-from gxbackup.errors import CollectError, SourceMissingError
+from gxbackup.errors import CollectError
 from gxbackup.fabric import heights, one_moment
 from gxbackup.fabric import layout as files
 from gxbackup.model import Capture
@@ -35,6 +35,7 @@ class Network:
         self.standing: list[str] = []
         self.seen: list[list[str]] = []
         self.refusing: set[str] = set()
+        self.stopped: list[str] = []
 
     def order(self, count: int = 1) -> None:
         for writer in self._writers:
@@ -42,8 +43,9 @@ class Network:
 
     @contextmanager
     def frozen(self, uid: str, label: str) -> Iterator[None]:
-        if label in self.refusing:
+        if any(name in label for name in self.refusing):
             raise CollectError(f"{label}: its processes would not stand still", retryable=True)
+        self.stopped.append(uid)
         self.standing.append(label)
         self.seen.append([*self.standing])
         yield
@@ -107,34 +109,44 @@ def test_orderers_of_two_hosts_are_of_one_height_though_blocks_are_ordered_befor
     ]
     assert [artifact.settings["pod"] for artifact in kept] == [*ORDERERS]
     copies = heights.copies_of(kept)
-    assert [copy.heights["channel2"] for copy in copies] == [5, 5, 5]
+    assert [copy.heights["channel2"] for copy in copies] == [8, 8, 8]
     assert heights.uneven(copies) == []
-    assert [artifact.settings["moment"] for artifact in kept] == [asked[0].isoformat()] * 2 + [asked[1].isoformat()]
-    assert any({f"orderer-ledger: {name}" for name in ORDERERS[:2]} <= set(together) for together in network.seen)
+    assert {artifact.evidence["moment"] for artifact in kept} == {max(asked).isoformat()}
+    assert any(set(ORDERERS[:2]) <= set(together) for together in network.seen)
     assert network.standing == []
 
 
-def test_an_orderer_that_would_not_stand_still_is_named_and_costs_the_others_of_its_host_nothing(
+def test_an_orderer_that_would_not_stand_still_with_the_others_is_read_alone_and_costs_them_nothing(
     network: Network, volumes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (cluster,) = hosts(monkeypatch, volumes)
     monkeypatch.setattr(one_moment.clock, "wait_until", lambda moment: None)
     network.order(2)
-    network.refusing = {"orderer-ledger: orderer1-0"}
+    network.refusing = {ORDERERS[1]}
 
     captures = SOURCE.collect_since(cluster.host(), "orderer-ledger", ())
 
     network.order(2)
-    kept = {str(one.settings["pod"]): one for one in captures}
-    for name in (ORDERERS[0], ORDERERS[2]):
-        (copy,) = heights.copies_of([held(read(SOURCE, cluster.host(), kept[name], tmp_path))])
-        assert copy.heights["channel2"] == 2
-    with pytest.raises(SourceMissingError, match="orderer1-0: .*its processes would not stand still"):
-        read(SOURCE, cluster.host(), kept[ORDERERS[1]], tmp_path)
-    network.refusing = {f"orderer-ledger: {name}" for name in ORDERERS}
-    with pytest.raises(CollectError, match="would not stand still") as none:
-        SOURCE.collect_since(cluster.host(), "orderer-ledger", ())
-    assert none.value.retryable
+    with pytest.raises(CollectError, match="would not stand still") as refused:
+        read(SOURCE, cluster.host(), captures[1], tmp_path)
+    assert refused.value.retryable
+    network.refusing.clear()
+    kept = [held(read(SOURCE, cluster.host(), one, tmp_path)) for one in captures]
+    assert [copy.heights["channel2"] for copy in heights.copies_of(kept)] == [2, 4, 2]
+    assert [one.evidence["moment"] is None for one in kept] == [False, True, False]
+
+
+def test_a_pod_that_was_replaced_while_its_host_waited_stands_still_as_the_one_it_is_now(
+    network: Network, volumes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (cluster,) = hosts(monkeypatch, {ORDERERS[0]: volumes[ORDERERS[0]]})
+    monkeypatch.setattr(one_moment.clock, "wait_until", lambda moment: cluster.uids.update({ORDERERS[0]: "another"}))
+
+    (capture,) = SOURCE.collect_since(cluster.host(), "orderer-ledger", ())
+
+    kept = held(read(SOURCE, cluster.host(), capture, tmp_path))
+    assert network.stopped == ["another"]
+    assert kept.evidence["moment"] == capture.settings["settled_at"]
 
 
 def test_every_host_reads_the_same_moment_off_its_clock_and_none_goes_on_before(
