@@ -1,57 +1,64 @@
-"""The test cluster's own API server: killed as a crash does, and started again as its host would."""
+"""A second API server of the test cluster, upon the same etcd: a test may kill it, and harms no other."""
 
 from __future__ import annotations
 
 import os
-import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from estate import await_condition
 
 from gxbackup.adapters.cluster import Cluster
 from gxbackup.errors import BackupError
+from tests.cluster.scratch_api import ADMIN
 
-_START = 'log=$1; shift; setsid "$@" >>"$log" 2>&1 </dev/null & echo $!'
+
+class MortalApiServer:
+    """It runs as the cluster's own does, on another port, and tells no pod of itself."""
+
+    def __init__(self, folder: Path) -> None:
+        pid = (Path(ADMIN).parent / "pids" / "apiserver").read_text().split()[0]
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode().split("\0")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        ours = [f"--secure-port={self._port}", "--endpoint-reconciler-type=none"]
+        self._words = [*(word for word in words if not word.startswith("--secure-port=")), *ours]
+        self._log = folder / "apiserver.log"
+        document = yaml.safe_load(Path(ADMIN).read_text())
+        document["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{self._port}"
+        self.kubeconfig = folder / "kubeconfig"
+        self.kubeconfig.write_text(yaml.safe_dump(document))
+
+    def start(self) -> None:
+        """Start it, and return once it answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        died = self._process.poll
+        await_condition("the API server", self._answers, 120, died=lambda: died() is not None)
+
+    def kill(self) -> None:
+        """Kill it (-9)."""
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        assert os.environ["KUBECONFIG"] == str(self.kubeconfig)
+        try:
+            Cluster().pods("default")
+        except BackupError:
+            return False
+        return True
 
 
 @contextmanager
-def killed_api_server() -> Iterator[None]:
-    """Kill it (-9), and start it again after the block; return once it answers."""
-    run = Path(os.environ["KUBECONFIG"]).parent
-    noted = run / "pids" / "apiserver"
-    pid = int(noted.read_text().split()[0])
-    words = _words(pid).rstrip(b"\0").split(b"\0")
-    lines = Path(f"/proc/{pid}/environ").read_bytes().rstrip(b"\0").split(b"\0")
-    environment = dict(line.split(b"=", 1) for line in lines)
-    os.kill(pid, signal.SIGKILL)
+def mortal_api_server(folder: Path) -> Iterator[MortalApiServer]:
+    """Give one that is not started yet; it is gone after the block."""
+    made = MortalApiServer(folder)
     try:
-        yield
+        yield made
     finally:
-        await_condition("the API server's end", lambda: not _words(pid), 30)
-        started = subprocess.run(
-            ["sh", "-c", _START, "sh", run / "log" / "apiserver.log", *words],
-            env=environment, stdout=subprocess.PIPE, check=True,
-        )  # fmt: skip
-        pid = int(started.stdout)
-        born = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-        noted.write_text(f"{pid} {born}\n")
-        await_condition("the API server", _answers, 120, died=lambda: not Path(f"/proc/{pid}").exists())
-
-
-def _words(pid: int) -> bytes:
-    """Return the command line of a process; empty where it has ended, reaped or not."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""
-
-
-def _answers() -> bool:
-    try:
-        Cluster().pods("default")
-    except BackupError:
-        return False
-    return True
+        made.kill()

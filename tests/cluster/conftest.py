@@ -24,7 +24,7 @@ IMAGE = "gx-test/base:1"
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Begin in a cluster without what a killed run left; once, where `-n` has several processes."""
     if ADMIN and not hasattr(session.config, "workerinput"):
-        sweep()
+        print(sweep(), end="")
 
 
 @pytest.fixture(scope="session", autouse=True)

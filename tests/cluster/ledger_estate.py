@@ -211,7 +211,9 @@ def _fill(made: Ledgers, pod: str, golden: Path) -> None:
     made.volumes[pod] = volume
     shutil.copytree(golden, volume, dirs_exist_ok=True)
     made.channel2(pod).parent.mkdir()
-    made.channel2(pod).write_bytes(made.chain_as_ordered())
+    new = made.channel2(pod).with_name("new")  # the node begins once the file is there, and all of it is
+    new.write_bytes(made.chain_as_ordered())
+    new.rename(made.channel2(pod))
 
 
 @contextmanager

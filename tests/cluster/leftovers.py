@@ -13,10 +13,17 @@ _KINDS = ("namespace", "persistentvolume", "clusterrolebinding", "clusterrole")
 _OF_A_PROCESS = re.compile(r"gxt-.+-(\d+)")
 
 
-def sweep() -> None:
-    """Delete what a process made that is gone: others may be testing on the same cluster."""
+def sweep() -> str:
+    """Delete what a process made that is gone, and say so: others may be testing on the same cluster."""
+    told = ""
     for kind in _KINDS:
-        for there in kubectl("get", kind, "-o", "name").splitlines():
-            made = _OF_A_PROCESS.fullmatch(there.partition("/")[2])
-            if made and not Path(f"/proc/{made[1]}").exists():
-                kubectl("delete", there, "--ignore-not-found", "--timeout=180s")
+        there = [name.partition("/")[2] for name in kubectl("get", kind, "-o", "name").splitlines()]
+        left = [name for name in there if (made := _OF_A_PROCESS.fullmatch(name)) and not _runs(made[1])]
+        if left:
+            # What does not go stays in nobody's way: every run has names of its own.
+            told += kubectl("delete", kind, *left, "--ignore-not-found", "--timeout=180s", check=False)
+    return told
+
+
+def _runs(process: str) -> bool:
+    return Path(f"/proc/{process}").exists()

@@ -31,8 +31,9 @@ def test_what_a_killed_run_left_is_swept_and_what_runs_beside_stays() -> None:
         ):
             kubectl("apply", "--filename=-", stdin=json.dumps(one))
 
-        sweep()
+        told = sweep()
 
+        assert f'namespace "{gone}" deleted' in told
         there = kubectl("get", "namespace,persistentvolume,clusterrole,clusterrolebinding", "-o", "name")
         assert gone not in there
         assert f"namespace/{runs}" in there.splitlines()

@@ -30,6 +30,7 @@ from tests.cluster import protected
 from tests.cluster.protected import ServerPlace, drop_redis_copies, drop_safety_copies, keys, rows
 from tests.cluster.scratch_api import kubectl, scratch_api_server
 from tests.cluster.worker_account import RESTORES_OF_OBJECTS, lent
+from tests.integration.node import until
 from tests.kubeconfigs import turn_to
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("prefect_server")]
@@ -134,9 +135,9 @@ def test_a_flushed_redis_comes_back_key_for_key(mainnet: MainNet, snapshot: str)
 
 
 def test_a_pod_that_is_gone_costs_its_own_data_type_and_no_other(mainnet: MainNet) -> None:
-    kubectl("scale", "-n", "backend-mainnet", "statefulset/redis", "--replicas=0")
-    kubectl("wait", "-n", "backend-mainnet", "--for=delete", "pod/redis-0", "--timeout=180s")
     try:
+        kubectl("scale", "-n", "backend-mainnet", "statefulset/redis", "--replicas=0")
+        until(lambda: "redis-0" not in kubectl("get", "pods", "-n", "backend-mainnet", "-o", "name"), "it is gone", 180)
         with pytest.raises(IncompleteBackupError, match="1 of 2 data types are missing: redis-mainnet: pod"):
             backup_mainnet(only=["redis-mainnet", "chaincode-packages"])
     finally:

@@ -15,6 +15,7 @@ import pytest
 from gxbackup.adapters.cluster import Cluster, Pod
 from gxbackup.adapters.container_folder import container_folder
 from gxbackup.adapters.containers import Containers
+from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.volumes import volume_of
 from gxbackup.errors import CollectError, RestoreRefusedError
@@ -131,7 +132,8 @@ def test_a_ledger_within_a_claim_is_kept_on_two_days_and_comes_back_at_its_heigh
     levels = days.kept[SUB_PATH]
     volume = volume_of(cluster, NAMESPACE, f"data-{SUB_PATH}").folder
     assert volume is not None
-    shutil.rmtree(volume / "peers")
+    with frozen(pod_named(cluster, SUB_PATH).uid, SUB_PATH):  # it writes a file there all the time
+        shutil.rmtree(volume / "peers")
 
     SOURCE.apply(days.host, work(tmp_path, *levels))
 

@@ -11,7 +11,7 @@ import pytest
 from gxbackup.adapters.cluster import CLAIM_FOLDER, Cluster
 from gxbackup.errors import CollectError, CommandError, RestoreError, SetupError, SourceMissingError
 from gxbackup.ports import PlainStream
-from tests.cluster.api_server import killed_api_server
+from tests.cluster.api_server import mortal_api_server
 from tests.cluster.conftest import IMAGE, CuttableApi
 from tests.cluster.scratch_api import kubectl
 
@@ -65,18 +65,24 @@ def test_a_connection_cut_in_mid_stream_is_an_error(cuttable: CuttableApi, clust
 
 
 def test_an_api_server_that_dies_in_mid_stream_is_an_error_and_the_next_try_is_whole(
-    cluster: Cluster, namespace: str
+    cluster: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = cluster.place(namespace, "one-0")
-    with place.read(ENDLESS) as stream:
-        assert stream.readinto(memoryview(bytearray(1000)))
-        with killed_api_server(), pytest.raises(CommandError, match="cut off") as failure:
-            until_cut(stream)
+    with mortal_api_server(tmp_path) as api_server:
+        monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig))
+        api_server.start()
+        place = cluster.place(namespace, "one-0")
+        with place.read(ENDLESS) as stream:
+            assert stream.readinto(memoryview(bytearray(1000)))
+            api_server.kill()
+            with pytest.raises(CommandError, match="cut off") as failure:
+                until_cut(stream)
+        api_server.start()
+
+        with place.read(["head", "-c", "20000000", "/dev/zero"]) as stream:
+            assert all_of(stream) == 20_000_000
+            stream.finish()
 
     assert failure.value.retryable
-    with place.read(["head", "-c", "20000000", "/dev/zero"]) as stream:
-        assert all_of(stream) == 20_000_000
-        stream.finish()
 
 
 def test_a_pod_restarted_in_mid_stream_is_an_error(cluster: Cluster, namespace: str) -> None:

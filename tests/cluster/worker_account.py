@@ -12,9 +12,11 @@ from pathlib import Path
 import yaml
 
 from tests.cluster.scratch_api import ADMIN, kubectl
+from tests.integration.node import until
 from tests.kubeconfigs import write_kubeconfig
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "deployments" / "kubernetes"
+_WORKER = "system:serviceaccount:gx-backup:worker"
 RESTORES = MANIFESTS / "restore-rbac.yaml"
 RESTORES_OF_OBJECTS = MANIFESTS / "restore-objects-rbac.yaml"
 
@@ -37,6 +39,10 @@ def lent(file: Path = RESTORES) -> Iterator[None]:
     """Lend the worker the rights of a manifest for the length of a block."""
     try:
         kubectl("apply", f"--filename={file}")
+        last = list(yaml.safe_load_all(file.read_text()))[-1]["metadata"].get("namespace", "default")
+        asked = ("auth", "can-i", "update", "secrets", f"--namespace={last}", f"--as={_WORKER}")
+        # The API server hears of what it was told a moment later.
+        until(lambda: kubectl(*asked, check=False).startswith("yes"), "the worker may do what was lent", 60)
         yield
     finally:
         kubectl("delete", "--ignore-not-found", f"--filename={file}")

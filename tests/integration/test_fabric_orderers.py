@@ -156,10 +156,12 @@ def test_killed_in_the_second_orderers_exchange_it_is_run_again_and_no_old_conte
     (tmp_path / "mv").write_text(FATAL_MOVE.format(volume=volume, worker=worker))
     (tmp_path / "mv").chmod(0o755)
     if (child := os.fork()) == 0:
-        os.environ["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
-        worker.write_text(str(os.getpid()))
-        orderers.apply()
-        os._exit(0)  # not reached
+        try:
+            os.environ["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+            worker.write_text(str(os.getpid()))
+            orderers.apply()
+        finally:
+            os._exit(1)  # never on into pytest
     ended = os.waitpid(child, 0)[1]
     half_moved = names_in(volume / ".gxbackup-undo")
     for name in ("orderer1", "orderer2"):  # in a cluster, that is how they stay
