@@ -21,7 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-_SOON_SECONDS = 60
+# A writer that waits for SQLite's lock may wait 60 s, and everybody else with it.
+_SOON_SECONDS = 180
 # Wide and high enough for a page to show its lists whole: the UI leaves out what lies below the edge.
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -156,7 +157,11 @@ def opened(api_url: str, profile: Path) -> Iterator[Screen]:
 
 
 def ask(api_url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Ask the server's API: POST with a body, GET without one; as Prefect's own client, again while it is busy."""
+    """
+    Ask the server's API: POST with a body, GET without one; as Prefect's own client, again while it is busy.
+
+    A body that makes something has an `idempotency_key`: the server may have made it though no answer came.
+    """
     request = urllib.request.Request(
         f"{api_url}{path}",
         None if body is None else json.dumps(body).encode(),
@@ -168,6 +173,8 @@ def ask(api_url: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 answers.append(answer.read())
+        except TimeoutError:
+            pass
         except urllib.error.HTTPError as error:
             if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
                 raise

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -84,7 +85,7 @@ def deployment(estate: Estate, name: str) -> str:
 def start(estate: Estate, name: str, **parameters: object) -> str:
     """Start a deployment through the API and return the run's id."""
     path = f"/deployments/{deployment(estate, name)}/create_flow_run"
-    return str(api(estate, path, {"parameters": parameters})["id"])
+    return str(api(estate, path, {"parameters": parameters, "idempotency_key": str(uuid.uuid4())})["id"])
 
 
 def newest_run(estate: Estate, name: str) -> dict[str, Any] | None:
