@@ -78,7 +78,17 @@ def test_our_reading_of_a_snapshot_agrees_with_etcds_own_tool(server: K3sHost, t
     assert (state.revision, state.total_keys) == (told["revision"], told["total_keys"])
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 100, 4096, 20000])
+def test_a_snapshot_that_lacks_its_end_is_said_to_be_none(server: K3sHost, tmp_path: Path) -> None:
+    """Whatever lies there: all keys may be in what is left."""
+    file = tmp_path / "s.db"
+    server.etcdctl("snapshot", "save", str(file))
+    file.write_bytes(file.read_bytes()[:20000])
+
+    with pytest.raises(IntegrityError, match=r"s\.db"):
+        etcd_snapshot.require_whole(file)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 100, 4096])
 def test_a_file_that_is_not_all_of_an_etcd_database_is_said_to_be_none(
     server: K3sHost, tmp_path: Path, kept_bytes: int
 ) -> None:
