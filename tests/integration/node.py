@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,21 +61,26 @@ def control_groups(hierarchy: Path | None = None) -> Iterator[Path]:
 @contextmanager
 def writing_node(groups: Path, uid: str, volume: Path, chains: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process that appends blocks as fast as it can, in the control group of a pod of this uid."""
-    group = groups / "kubepods" / f"pod{uid}"
-    group.mkdir()
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(volume), chains], cwd=PROJECT, stdout=subprocess.PIPE)
-    try:
-        (group / "cgroup.procs").write_text(str(process.pid))
-        assert process.stdout
-        assert process.stdout.readline() == b"writes\n"
+    words = [sys.executable, "-c", WRITER, str(volume), chains]
+    with process_in(groups / "kubepods" / f"pod{uid}", words, b"writes\n") as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout
-        process.stdout.close()
-        until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
-        until(lambda: removed(group), f"{group} is removed")
+
+
+@contextmanager
+def process_in(group: Path, words: Sequence[str | Path], said: bytes) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in a control group of its own, and give it once it has said its first line."""
+    group.mkdir()
+    with subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE) as process:
+        try:
+            (group / "cgroup.procs").write_text(str(process.pid))
+            assert process.stdout
+            assert process.stdout.readline() == said
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+            until(lambda: removed(group), f"{group} is removed")
 
 
 def removed(group: Path) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from gxbackup.adapters import freezer
 from gxbackup.adapters.container_folder import container_folder
 from gxbackup.errors import SetupError, SourceMissingError
-from tests.integration.node import control_groups, removed, until
+from tests.integration.node import control_groups, process_in, removed, until
 
 UID = "0a1b2c3d"
 # A container: it sees a folder at /mnt that nobody else does.
@@ -36,19 +36,9 @@ def pod(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @contextmanager
 def container(pod: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process that has a folder mounted at /mnt, in a group below the pod's."""
-    group = pod / folder.name.replace(" ", "-")
-    group.mkdir()
     words = ["unshare", "--mount", "--propagation=private", "sh", "-c", CONTAINER, "sh", folder]
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
-        try:
-            (group / "cgroup.procs").write_text(str(process.pid))
-            assert process.stdout
-            assert process.stdout.readline() == b"mounted\n"
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-            until(lambda: removed(group), f"{group} is removed")
+    with process_in(pod / folder.name.replace(" ", "-"), words, b"mounted\n") as process:
+        yield process
 
 
 def folders(tmp_path: Path, *names: str) -> list[Path]:
