@@ -14,7 +14,8 @@ from gxbackup.errors import IntegrityError
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 RECOVER_PAGE = "RECOVER.md"
-SEALED_SUFFIX = ".zst.age"
+PACKED_SUFFIX = ".zst"
+SEALED_SUFFIX = f"{PACKED_SUFFIX}.age"
 
 _SNAPSHOT_ID = re.compile(r"\d{8}_\d{6}")
 

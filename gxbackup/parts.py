@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import queue
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from gxbackup.errors import CollectError, StagingError
 from gxbackup.model import Part
 
 CHUNK_BYTES = 1024 * 1024
+PIECES_AHEAD = 4
 
 
 def widen(*pipes: int | IO[bytes]) -> None:
@@ -122,6 +124,37 @@ def _staging_failure(error: OSError, target: Path) -> Exception:
             "make room, or set GX_STAGING_DIR to a larger disk",
         )
     return StagingError(f"staging {target}: {error.strerror}", "is the disk healthy? see dmesg", retryable=True)
+
+
+class DigestBeside(threading.Thread):
+    """Takes the sha256 of pieces beside the thread that hands them on: neither waits for the other, but for a few."""
+
+    def __init__(self) -> None:
+        super().__init__(name="sha256", daemon=True)
+        self.size_bytes = 0
+        self._digest = hashlib.sha256()
+        self._pieces: queue.Queue[bytes | None] = queue.Queue(PIECES_AHEAD)
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self._pieces.put(piece)
+
+    def run(self) -> None:
+        """Digest until `hexdigest` or `stop`."""
+        while (piece := self._pieces.get()) is not None:
+            self._digest.update(piece)
+            self.size_bytes += len(piece)
+
+    def hexdigest(self) -> str:
+        """Return the digest of all that was added; nothing may be added after it."""
+        self.stop()
+        return self._digest.hexdigest()
+
+    def stop(self) -> None:
+        """End; once is enough, and more do no harm."""
+        if self.is_alive():
+            self._pieces.put(None)
+            self.join()
 
 
 class Feeder(threading.Thread):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gxbackup.model import Evidence
+from gxbackup.packed import PackedFile
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,9 @@ class Place(Protocol):
         """
         ...
 
-    def write(self, argv: Sequence[str], file: Path, *, timeout_seconds: float) -> Ended:
+    def write(self, argv: Sequence[str], file: Path | PackedFile, *, timeout_seconds: float) -> Ended:
         """
-        Run a command with a file as its stdin, digested again where it arrives.
+        Run a command with the plain bytes of a file as its stdin, digested again where they arrive.
 
         Raises: CommandError where it failed, IntegrityError where other bytes arrived: what it made of them is bad.
         """

@@ -42,23 +42,29 @@ def narrow(chosen: Chosen, source: Restorable, held: Catalog, options: dict[str,
     return chosen.model_copy(update={"artifacts": tuple(artifacts)})
 
 
-def open_all(chosen: Chosen, area: Path, identity_file: Path) -> tuple[Opened, ...]:
+def open_all(chosen: Chosen, area: Path, identity_file: Path, source: Restorable) -> tuple[Opened, ...]:
     """
-    Unseal fetched artifacts to plain files in a private area, each proven to its last byte; the sealed files go.
+    Unseal fetched artifacts in a private area, plain or as the source opens them, each proven to its last byte.
+
+    The sealed files go.
 
     Raises: SealingError, IntegrityError; what was opened is gone with the area.
     """
     opened: list[Opened] = []
     for artifact in chosen.artifacts:
-        file = area / "plain" / artifact.path.removesuffix(layout.SEALED_SUFFIX)
+        name = artifact.path.removesuffix(layout.SEALED_SUFFIX) + (layout.PACKED_SUFFIX if source.opens_packed else "")
+        file = area / "opened" / name
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with (
-            os.fdopen(descriptor, "wb", buffering=0) as plain,
-            sealing.unseal(artifact, sealed_files(artifact, area), identity_file) as chunks,
+            os.fdopen(descriptor, "wb", buffering=0) as out,
+            sealing.unseal(
+                artifact, sealed_files(artifact, area), identity_file, out if source.opens_packed else None
+            ) as chunks,
         ):
             for chunk in chunks:
-                plain.write(chunk)
+                if not source.opens_packed:
+                    out.write(chunk)
         for sealed in sealed_files(artifact, area):
             sealed.unlink()
         opened.append(Opened(artifact=artifact, file=file))

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import zstandard
 
@@ -20,7 +20,7 @@ from gxbackup.adapters import process
 from gxbackup.adapters.process import Child
 from gxbackup.errors import EmptyArtifactError, IntegrityError, SealingError, SetupError
 from gxbackup.model import Artifact, Capture, SealedFile
-from gxbackup.parts import CHUNK_BYTES, Drain, Feeder, PartWriter, widen
+from gxbackup.parts import CHUNK_BYTES, DigestBeside, Drain, Feeder, PartWriter, widen
 from gxbackup.ports import PlainStream
 
 AGE_HINT = "install the Debian package age (README, Set up a host)"
@@ -129,12 +129,15 @@ def seal(
 
 
 @contextmanager
-def unseal(artifact: Artifact, files: Sequence[Path], identity_file: Path) -> Iterator[Iterator[bytes]]:
+def unseal(
+    artifact: Artifact, files: Sequence[Path], identity_file: Path, packed: IO[bytes] | None = None
+) -> Iterator[Iterator[bytes]]:
     """
     Give the plain bytes of an artifact whose sealed files were checked already.
 
     The last step of the iterator compares size and sha256 of all that it gave and raises where they differ: what was
-    made of the bytes must not be used before the iterator ended (a cut age file yields plausible output first).
+    made of the bytes must not be used before the iterator ended (a cut age file yields plausible output first). What
+    zstd packed is kept in `packed`, where one is given.
 
     Raises: SealingError (wrong identity), IntegrityError.
     """
@@ -153,7 +156,7 @@ def unseal(artifact: Artifact, files: Sequence[Path], identity_file: Path) -> It
             assert age.stdout
             widen(write_end, age.stdout)
             feeder.start()
-            yield _opened(artifact, age)
+            yield _opened(artifact, age, packed)
     finally:
         if read_end >= 0:
             os.close(read_end)
@@ -174,21 +177,23 @@ def check_identity(identity_file: Path | None) -> Path:
     return identity_file
 
 
-def _opened(artifact: Artifact, age: Child) -> Iterator[bytes]:
+def _opened(artifact: Artifact, age: Child, packed: IO[bytes] | None) -> Iterator[bytes]:
     assert age.stdout and age.stderr
-    digest = hashlib.sha256()
-    size_bytes = 0
+    digest = DigestBeside()
+    digest.start()
     fault: str | None = None
+    source = cast(IO[bytes], _Kept(age.stdout, packed)) if packed else age.stdout
     try:
         with zstandard.ZstdDecompressor().stream_reader(
-            age.stdout, read_size=CHUNK_BYTES, read_across_frames=True, closefd=False
+            source, read_size=CHUNK_BYTES, read_across_frames=True, closefd=False
         ) as reader:
             while chunk := reader.read(CHUNK_BYTES):
-                digest.update(chunk)
-                size_bytes += len(chunk)
+                digest.add(chunk)
                 yield chunk
     except zstandard.ZstdError as error:
         fault = f"zstd: {error}"
+    finally:
+        digest.stop()
     age.stdout.close()
     complaint = age.stderr.read().decode("utf-8", "replace").strip()
     status = age.wait(60)
@@ -199,13 +204,27 @@ def _opened(artifact: Artifact, age: Child) -> Iterator[bytes]:
         )
     if status != 0 and fault is None:
         fault = f"age: exit status {status}: {complaint}"
-    if fault is None and (size_bytes, digest.hexdigest()) != (artifact.plain_size_bytes, artifact.plain_sha256):
+    if fault is None and (digest.size_bytes, digest.hexdigest()) != (artifact.plain_size_bytes, artifact.plain_sha256):
         fault = (
             f"expected {artifact.plain_size_bytes} plain bytes with sha256 {artifact.plain_sha256}, "
-            f"seen {size_bytes} with {digest.hexdigest()}"
+            f"seen {digest.size_bytes} with {digest.hexdigest()}"
         )
     if fault is not None:
         raise IntegrityError(f"{artifact.path}: {fault}", "choose an older snapshot; this one is not to be trusted")
+
+
+class _Kept:
+    """What is read of a pipe, kept in a file too."""
+
+    def __init__(self, pipe: IO[bytes], file: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._file = file
+
+    def read(self, size_bytes: int) -> bytes:
+        """Return the next bytes; empty at the end."""
+        piece = self._pipe.read(size_bytes)
+        _write(self._file, piece)
+        return piece
 
 
 def _recipient_words(recipients: Sequence[str]) -> list[str]:

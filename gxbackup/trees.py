@@ -35,24 +35,28 @@ _KINDS = {
 }
 
 
-def extract(chunks: Iterable[memoryview | bytes], into: Path, allowed: Evidence) -> Evidence:
+def extract(
+    chunks: Iterable[memoryview | bytes], into: Path, allowed: Evidence, *, incremental: bool = False
+) -> Evidence:
     """
     Unpack a plain tar stream into an empty directory, with owners, modes, times, ACLs, attributes and holes.
 
-    Reads the chunks to their end. `allowed` is the evidence of the signed manifest: no more devices, fifos, setuid
-    files and outward links come out than it counts. Returns what the stream held. On failure a part of the tree is
-    left in `into`.
+    With `incremental` it is a level of GNU tar's incremental ones, unpacked upon those before it: what it does not list
+    any more goes. Reads the chunks to their end. `allowed` is the evidence of the signed manifest: no more devices,
+    fifos, setuid files and outward links come out than it counts. Returns what the stream held. On failure a part of
+    the tree is left in `into`.
 
     Raises: RestoreRefusedError before anything dangerous reaches tar; IntegrityError where the stream is cut or no tar;
     RestoreError on any word of complaint from tar.
     """
-    if into.is_symlink() or not into.is_dir() or any(into.iterdir()):
+    if into.is_symlink() or not into.is_dir() or (any(into.iterdir()) and not incremental):
         raise RestoreRefusedError(f"{into}: expected an empty directory to unpack into")
     scanner = TarScanner(allowed)
     argv: list[str | Path] = [
         "tar", "--extract", "--file=-", "--directory", into, "--preserve-permissions", "--same-owner",
         "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*", "--delay-directory-restore",
         "--quoting-style=escape", "--warning=no-timestamp",
+        *(["--listed-incremental=/dev/null"] if incremental else []),
     ]  # fmt: skip
     with process.start(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as tar:
         assert tar.stdin

@@ -125,7 +125,7 @@ def restore(server: str, name: str, *kept: Path) -> dict[str, float]:
         restoring.fetch(host.remote(), chosen, area)
         if getattr(source, "namespace", None):
             load_ahead()
-        opened = restoring_data.open_all(chosen, area, host.identity_file())
+        opened = restoring_data.open_all(chosen, area, host.identity_file(), source)
         options = RESTORE_OPTIONS.get(name, {})
         work = Work(data_type=name, opened=opened, area=area, safety_dir=area / "safety", options=options)
         source.preview(host.host(), work)

@@ -23,12 +23,14 @@ from tasks.policy import BRIEF, ONCE
 @task(task_run_name="open {chosen.data_type} {chosen.snapshot}", **ONCE)
 def open_data(server: str, chosen: Chosen, area: Path, options: dict[str, JsonValue]) -> Work:
     """Unseal each artifact into private staging and prove its plain bytes; nothing is applied before all are proven."""
-    if getattr(_source(server, chosen.data_type), "namespace", None):
+    source = _source(server, chosen.data_type)
+    if getattr(source, "namespace", None):
         load_ahead()
-    require_room(area, chosen.plain_size_bytes(), f"{chosen.data_type} {chosen.snapshot}, opened")
+    size_bytes = chosen.sealed_size_bytes() if source.opens_packed else chosen.plain_size_bytes()
+    require_room(area, size_bytes, f"{chosen.data_type} {chosen.snapshot}, opened")
     return Work(
         data_type=chosen.data_type,
-        opened=restoring_data.open_all(chosen, area, host.identity_file()),
+        opened=restoring_data.open_all(chosen, area, host.identity_file(), source),
         area=area,
         safety_dir=staging_root().parent / "safety",
         options=options,

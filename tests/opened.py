@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+import zstandard
 from pydantic import JsonValue
 
 from gxbackup.adapters.host import Host
@@ -14,6 +15,7 @@ from gxbackup.ports import StreamEnd
 from gxbackup.sources.base import Opened, Source, Work
 
 ZEROS = "0" * 64
+PACKED = ("ledger", "postgres")
 
 
 class Read(NamedTuple):
@@ -25,19 +27,28 @@ class Read(NamedTuple):
     kind: str
 
     def opened(self) -> Opened:
-        size_bytes = self.file.stat().st_size
+        plain = self.file.read_bytes()
+        size_bytes = len(plain)
+        file = packed(self.file, plain) if self.kind in PACKED else self.file
         path = f"fabric/{self.capture.name}"
         return Opened(
             artifact=Artifact(
                 data_type=self.capture.data_type, kind=self.kind, path=path,
                 parts=(Part(path=path, size_bytes=size_bytes, sha256=ZEROS),),
                 sealed_size_bytes=size_bytes, sealed_sha256=ZEROS, plain_size_bytes=size_bytes,
-                plain_sha256=hashlib.sha256(self.file.read_bytes()).hexdigest(), keep_days=1,
+                plain_sha256=hashlib.sha256(plain).hexdigest(), keep_days=1,
                 settings=self.capture.settings, evidence={**self.capture.evidence, **self.end.evidence},
                 base=self.capture.base,
             ),
-            file=self.file,
+            file=file,
         )  # fmt: skip
+
+
+def packed(beside: Path, plain: bytes) -> Path:
+    """Return a file of plain bytes as zstd packed them, beside where they would lie."""
+    file = beside.with_name(f"{beside.name}.zst")
+    file.write_bytes(zstandard.ZstdCompressor().compress(plain))
+    return file
 
 
 def read(source: Source, host: Host, capture: Capture, into: Path, buffer_bytes: int = 256 * 1024) -> Read:

@@ -16,8 +16,19 @@ from pathlib import Path
 from typing import IO, ClassVar
 
 from gxbackup.adapters import process
-from gxbackup.adapters.transfer import CHUNK_BYTES, END_TIMEOUT_SECONDS, PROBE, Incoming, Means, Outgoing, stop, words
+from gxbackup.adapters.transfer import (
+    CHUNK_BYTES,
+    END_TIMEOUT_SECONDS,
+    PROBE,
+    Incoming,
+    Means,
+    Outgoing,
+    plain_size_bytes,
+    stop,
+    words,
+)
 from gxbackup.errors import CommandError, IntegrityError
+from gxbackup.packed import PackedFile
 from gxbackup.ports import Ended, PlainStream, Running, StreamEnd
 
 STDERR_KEPT_BYTES = 64 * 1024
@@ -60,7 +71,7 @@ class ExecPlace(ABC):
         with self.start(means.read_words(argv)) as running:
             yield Incoming(running, f"{self.name}: {argv[0]}", means)
 
-    def write(self, argv: Sequence[str], file: Path, *, timeout_seconds: float) -> Ended:
+    def write(self, argv: Sequence[str], file: Path | PackedFile, *, timeout_seconds: float) -> Ended:
         """See `Place`."""
         means = self._known_means()
         outgoing = Outgoing(file, means)
@@ -160,7 +171,7 @@ class LocalPlace(ExecPlace):
         with self.start(argv) as running:
             yield _Output(running, f"{self.name}: {argv[0]}")
 
-    def write(self, argv: Sequence[str], file: Path, *, timeout_seconds: float) -> Ended:
+    def write(self, argv: Sequence[str], file: Path | PackedFile, *, timeout_seconds: float) -> Ended:
         """See `Place`."""
         with self.start(argv, stdin=True) as running:
             assert isinstance(running, _LocalRunning)
@@ -175,7 +186,7 @@ class LocalPlace(ExecPlace):
         label, complaint = f"{self.name}: {argv[0]}", ended.complaint()
         if ended.returncode != 0:
             raise CommandError(f"{label}: expected exit status 0, seen exit status {ended.returncode}: {complaint}")
-        if read_bytes != (size_bytes := file.stat().st_size):
+        if read_bytes != (size_bytes := plain_size_bytes(file)):
             raise IntegrityError(
                 f"{label}: expected to read {size_bytes} bytes, seen {read_bytes}: {feeder.failure}{complaint}",
                 retryable=True,
@@ -201,9 +212,9 @@ class _Output:
 
 
 class _Feeder(threading.Thread):
-    """Hands a file to a command's stdin without copying it here; a reading end of its own tells what was left there."""
+    """Hands a file to a command's stdin, copied here only to unpack it; its own reading end tells what was left."""
 
-    def __init__(self, pipe: IO[bytes], file: Path) -> None:
+    def __init__(self, pipe: IO[bytes], file: Path | PackedFile) -> None:
         super().__init__(name="input", daemon=True)
         self.failure = ""
         self._pipe = pipe
@@ -215,13 +226,25 @@ class _Feeder(threading.Thread):
     def run(self) -> None:
         """Feed to the end, or until nobody is there to read."""
         try:
-            with self._file.open("rb", buffering=0) as source, self._pipe as pipe:
-                while count := os.sendfile(pipe.fileno(), source.fileno(), None, CHUNK_BYTES):
-                    self._fed_bytes += count
+            with self._pipe as pipe:
+                if isinstance(self._file, PackedFile):
+                    self._feed(pipe, self._file)
+                    return
+                with self._file.open("rb", buffering=0) as source:
+                    while count := os.sendfile(pipe.fileno(), source.fileno(), None, CHUNK_BYTES):
+                        self._fed_bytes += count
         except BrokenPipeError:
             pass
-        except OSError as error:
+        except (OSError, IntegrityError) as error:
             self.failure = f"{error}: "
+
+    def _feed(self, pipe: IO[bytes], file: PackedFile) -> None:
+        for chunk in file.chunks():
+            rest = memoryview(chunk)
+            while rest:
+                count = pipe.write(rest)
+                self._fed_bytes += count
+                rest = rest[count:]
 
     def read_bytes(self) -> int:
         """Tell how much the command read, which has ended: a pipe takes a whole file that nobody reads."""
@@ -261,7 +284,7 @@ class _LocalRunning:
         except BrokenPipeError:
             raise CommandError(f"{self._label}: it ended before it had read its input") from None
 
-    def feeder(self, file: Path) -> _Feeder:
+    def feeder(self, file: Path | PackedFile) -> _Feeder:
         assert self._child.stdin
         return _Feeder(self._child.stdin, file)
 

@@ -18,6 +18,7 @@ from typing import IO, NamedTuple, Protocol, cast
 import zstandard
 
 from gxbackup.errors import CommandError, IntegrityError
+from gxbackup.packed import PackedFile
 from gxbackup.ports import Running, StreamEnd
 
 CHUNK_BYTES = 1024 * 1024
@@ -158,7 +159,7 @@ class Incoming:
 class Outgoing(threading.Thread):
     """Sends a file beside whoever reads the answers: a command may print more than a pipe holds before it reads on."""
 
-    def __init__(self, file: Path, means: Means) -> None:
+    def __init__(self, file: Path | PackedFile, means: Means) -> None:
         super().__init__(name="input", daemon=True)
         self.digest = means.new_digest()
         self.failure: Exception | None = None
@@ -166,10 +167,10 @@ class Outgoing(threading.Thread):
         self._file = file
         self._running: Running | None = None
         self._means = means
-        self._size_bytes = file.stat().st_size
+        self._size_bytes = plain_size_bytes(file)
         self.packs = False
         if means.packs:
-            packed_bytes = sum(map(len, self._packed()))
+            packed_bytes = file.path.stat().st_size if isinstance(file, PackedFile) else sum(map(len, self._packed()))
             if packed_bytes < self._size_bytes * WORTH_PACKING:
                 self.packs, self._size_bytes = True, packed_bytes
 
@@ -192,18 +193,19 @@ class Outgoing(threading.Thread):
         assert self._running
         sent_bytes, failure = 0, ""
         try:
-            for piece in self._packed() if self.packs else self._plain():
+            for piece in self._packed() if self.packs else plain_pieces(self._file):
                 self.digest.update(piece)
                 self._running.write(piece)
                 sent_bytes += len(piece)
         except CommandError as error:
             self.failure = error
             return
-        except OSError as error:
+        except (OSError, IntegrityError) as error:
             failure = f": {error}"
         if failure or sent_bytes != self._size_bytes:
             self.lost = IntegrityError(
-                f"{self._file}: expected {self._size_bytes} bytes to send, seen {sent_bytes}{failure}", retryable=True
+                f"{path_of(self._file)}: expected {self._size_bytes} bytes to send, seen {sent_bytes}{failure}",
+                retryable=True,
             )
             stop(self._running)
 
@@ -215,22 +217,40 @@ class Outgoing(threading.Thread):
             stop(self._running)
             self.join()
 
-    def _plain(self) -> Iterator[bytes]:
-        with self._file.open("rb", buffering=0) as source:
-            while chunk := source.read(CHUNK_BYTES):
-                yield chunk
-
     def _packed(self) -> Iterator[bytes]:
         """
-        Pack the file as it is read; each time the same bytes.
+        Pack the file as it is read, unless it is packed; each time the same bytes.
 
         Done twice, since the length must be told first: that is cheaper than the way to a pod is for what it saves.
         """
+        if isinstance(self._file, PackedFile):
+            yield from plain_pieces(self._file.path)
+            return
         packer = zstandard.ZstdCompressor(level=PACK_LEVEL, write_checksum=True).compressobj()
-        for chunk in self._plain():
+        for chunk in plain_pieces(self._file):
             if piece := packer.compress(chunk):
                 yield piece
         yield packer.flush()
+
+
+def path_of(file: Path | PackedFile) -> Path:
+    """Return where a file lies."""
+    return file.path if isinstance(file, PackedFile) else file
+
+
+def plain_size_bytes(file: Path | PackedFile) -> int:
+    """Return how many plain bytes a file holds."""
+    return file.plain_size_bytes if isinstance(file, PackedFile) else file.stat().st_size
+
+
+def plain_pieces(file: Path | PackedFile) -> Iterator[bytes]:
+    """Yield a file's plain bytes. Raises: OSError; IntegrityError where it cannot be unpacked."""
+    if isinstance(file, PackedFile):
+        yield from file.chunks()
+        return
+    with file.open("rb", buffering=0) as source:
+        while chunk := source.read(CHUNK_BYTES):
+            yield chunk
 
 
 def words(stderr: bytes) -> tuple[dict[str, str], str]:

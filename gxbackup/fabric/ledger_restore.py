@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from gxbackup.sources.base import Opened, Work
     from gxbackup.sources.ledger import Ledger
 
-CHUNK_BYTES = 1024**2
-_INCREMENTAL = ("--listed-incremental=/dev/null", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*",
-                "--delay-directory-restore", "--warning=no-timestamp")  # fmt: skip
 _UNLIKE = ("those restored and those as they were may differ in height: stop them all, and restore the same set again",)
 
 
@@ -75,9 +72,8 @@ class LedgerRestore:
         kept = self._settings.get("statefulset")
         return str(kept) if kept else self._host.cluster.owner(self._namespace, self.pod)
 
-    def preview(self) -> list[str]:
+    def plan(self) -> list[str]:
         """Say what is exchanged, with the heights kept and there now. Raises: RestoreRefusedError, see `Ledger`."""
-        self._vet()
         assert self._host is not None
         volume = self._source.used_at(self._host, self._home.claim)
         kept = _heights(self._evidence.get("heights"))
@@ -190,9 +186,10 @@ class LedgerRestore:
 
     def _unpack(self, exchange: VolumeExchange) -> Path:
         """Unpack all levels beside, and prove tree and heights; return where."""
+        self._require_levels()
         new = Path(exchange.prepare(sum(level.artifact.plain_size_bytes for level in self._levels)))
         for level in self._levels:
-            exchange.unpack(level.file, *_INCREMENTAL)
+            trees.extract(level.packed.chunks(), new, level.artifact.evidence, incremental=True)
         expected = self._evidence.get("tree")
         assert isinstance(expected, dict)
         trees.compare(expected, trees.tally(new))
@@ -202,18 +199,22 @@ class LedgerRestore:
             raise IntegrityError(f"{self.pod}: expected heights {self._evidence.get('heights')}, seen {seen}")
         return new
 
-    def _vet(self) -> None:
-        """Read every level's members: RestoreRefusedError for what no ledger holds, or where a level is missing."""
+    def vet(self) -> None:
+        """Read every level's members as unpacking does. Raises: RestoreRefusedError; IntegrityError."""
+        self._require_levels()
+        for level in self._levels:
+            scanner = TarScanner(level.artifact.evidence)
+            for chunk in level.packed.chunks():
+                scanner.feed(memoryview(chunk))
+            scanner.finish()
+
+    def _require_levels(self) -> None:
+        """Raise RestoreRefusedError where a level is missing, or builds on another."""
         for number, level in enumerate(self._levels):
             if level.artifact.settings.get("level") != number or number > 1:
                 raise RestoreRefusedError(f"{self.pod}: expected its level {number}, seen {level.artifact.path}")
             if level.artifact.settings.get("full_id") != self._levels[0].artifact.settings.get("full_id"):
                 raise RestoreRefusedError(f"{self.pod}: its level 1 builds on another level 0 than the one at hand")
-            scanner = TarScanner(level.artifact.evidence)
-            with level.file.open("rb") as tar:
-                while chunk := tar.read(CHUNK_BYTES):
-                    scanner.feed(memoryview(chunk))
-            scanner.finish()
 
     @contextmanager
     def _reached(self) -> Iterator[Path]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from gxbackup import clock
 from gxbackup.model import Artifact, Frozen
+from gxbackup.packed import PackedFile
 
 NAME_BYTES = 63
 
@@ -16,7 +16,7 @@ class Archive(Frozen):
     """One database of a snapshot: its archive, opened and proven."""
 
     artifact: Artifact
-    file: Path
+    file: PackedFile
 
     @property
     def database(self) -> str:

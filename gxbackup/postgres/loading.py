@@ -11,11 +11,12 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gxbackup.errors import BackupError, CollectError, CommandError, RestoreRefusedError
 from gxbackup.model import Frozen
+from gxbackup.packed import PackedFile
 from gxbackup.postgres.script import of_database, unquoted
 from gxbackup.postgres.server import Server, connection, explained
 
@@ -25,10 +26,12 @@ JOBS_LIMIT = 4
 # With so few processors a stream and its one backend fill them.
 STREAMED_JOBS = 2
 # What is half loaded when the server falls goes anyway: its commits need not be waited for, one by one.
-_QUICK = ("env", "PGOPTIONS=-c synchronous_commit=off")
+_QUICK = "-c synchronous_commit=off"
+# Files of the log are written to before they are read: PostgreSQL 12 and later need not fill them with zeros first.
+_UNFILLED = " -c wal_init_zero=off"
+_UNFILLED_SINCE = 12
 # An archive begins with its list; so much of it holds the list of a hundred thousand objects.
 LIST_BYTES = 64 * 1024**2
-_COPY_BYTES = 1024**2
 _PREFIX = "gx-restore."
 # What a killed restore left is ours to remove: only one restore to a server is on at a time.
 _PREPARE = """umask 077; cd "${TMPDIR:-/tmp}" || exit
@@ -47,8 +50,9 @@ _TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTA
 
 
 class Room(Frozen):
-    """What a restore may fill: the server's own folder, and how much its disk must still take; spare is extra."""
+    """What a restore fills: a server of this version, its folder, and what its disk must still take to be exact."""
 
+    version: int
     folder: str
     to_come_bytes: int
 
@@ -60,7 +64,7 @@ class Disk(Frozen):
     free_bytes: int
 
 
-def load(server: Server, file: Path, database: str, table: str | None, room: Room) -> str:
+def load(server: Server, file: PackedFile, database: str, table: str | None, room: Room) -> str:
     """
     Read an archive into an empty database and stop at the first error; with a table: all definitions, just its rows.
 
@@ -68,11 +72,12 @@ def load(server: Server, file: Path, database: str, table: str | None, room: Roo
     Returns the SQL that belongs to the captured database itself, under its own name: grants, settings, its comment.
     Raises: CommandError with pg_restore's own words; the database is then half made.
     """
-    words = [*_QUICK, "pg_restore", "--exit-on-error", "--no-password", f"--dbname={connection(database)}"]
+    options = _QUICK + (_UNFILLED if room.version >= _UNFILLED_SINCE else "")
+    words = ["env", f"PGOPTIONS={options}", "pg_restore", "--exit-on-error", "--no-password",
+             f"--dbname={connection(database)}"]  # fmt: skip
     with _prepared(server, file, room) as (folder, jobs, has_room):
         is_whole = has_room and (jobs > STREAMED_JOBS or server.reads_our_files)
-        with nullcontext(file) if is_whole else _beginning(file) as listed:
-            there = _put(server, listed, folder)
+        there = _put(server, file, folder) if is_whole else _put_beginning(server, file, folder)
         if table is not None:
             schema, name = _parts(table)
             server.run([*words, "--section=pre-data", there], timeout_seconds=TIMEOUT_SECONDS)
@@ -109,17 +114,17 @@ def _disk(told: str) -> tuple[int, int, str]:
 
 
 @contextmanager
-def _prepared(server: Server, file: Path, room: Room) -> Iterator[tuple[str, int, bool]]:
+def _prepared(server: Server, file: PackedFile, room: Room) -> Iterator[tuple[str, int, bool]]:
     """Give a private folder in the place, how many jobs its processors bear, and whether there is room for the file."""
     if server.reads_our_files:
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=file.path.parent) as folder:
             yield folder, min(JOBS_LIMIT, os.cpu_count() or 1), True
         return
     words = ["sh", "-c", _PREPARE, "sh", _PREFIX, room.folder]
     told = server.place.run(words, timeout_seconds=60).text().splitlines()
     folder = told[0]
     size_bytes, free_bytes, _ = _disk(told[-1])
-    needed_bytes = file.stat().st_size + SPARE_BYTES
+    needed_bytes = file.plain_size_bytes + SPARE_BYTES
     # A container's own files are an overlay, which names no device: what is as large as the server's disk lies on it.
     if size_bytes == _disk(told[3])[0]:
         needed_bytes += room.to_come_bytes
@@ -130,32 +135,27 @@ def _prepared(server: Server, file: Path, room: Room) -> Iterator[tuple[str, int
             server.place.run(["rm", "-rf", folder], timeout_seconds=600)
 
 
-def _put(server: Server, file: Path, folder: str) -> str:
-    """Return the path of a file as the place sees it."""
-    if server.reads_our_files:
-        return str(file)
+def _put(server: Server, file: PackedFile | Path, folder: str) -> str:
+    """Unpack a file into a folder of the place, and return its path there."""
     path = f"{folder}/archive"
-    server.place.write(["sh", "-c", _KEEP, "sh", path], file, timeout_seconds=TIMEOUT_SECONDS)
+    if server.reads_our_files and isinstance(file, PackedFile):
+        file.unpack(Path(path))
+    else:
+        server.place.write(["sh", "-c", _KEEP, "sh", path], file, timeout_seconds=TIMEOUT_SECONDS)
     return path
 
 
-@contextmanager
-def _beginning(file: Path) -> Iterator[Path]:
-    """Give a file that holds an archive's list, and not all of its data where there is much."""
-    if file.stat().st_size <= LIST_BYTES:
-        yield file
-        return
-    beginning = file.with_name(f"{file.name}.beginning")
-    try:
-        with file.open("rb") as source, beginning.open("wb") as target:
-            for _ in range(LIST_BYTES // _COPY_BYTES):
-                target.write(source.read(_COPY_BYTES))
-        yield beginning
-    finally:
-        beginning.unlink(missing_ok=True)
+def _put_beginning(server: Server, file: PackedFile, folder: str) -> str:
+    """Put there what holds an archive's list, and not all of its data where there is much."""
+    if file.plain_size_bytes <= LIST_BYTES:
+        return _put(server, file, folder)
+    with tempfile.NamedTemporaryFile(dir=file.path.parent) as beginning:
+        beginning.write(file.beginning(LIST_BYTES))
+        beginning.flush()
+        return _put(server, Path(beginning.name), folder)
 
 
-def _load_rows(server: Server, words: Sequence[str], file: Path, there: str | None) -> None:
+def _load_rows(server: Server, words: Sequence[str], file: PackedFile, there: str | None) -> None:
     """Have pg_restore read the archive where it lies there, or from a stream to its last byte."""
     if there is not None:
         server.run([*words, there], timeout_seconds=TIMEOUT_SECONDS)

@@ -42,8 +42,7 @@ def require_pg_restore(server: Server, archives: Sequence[Archive]) -> None:
     """Raise RestoreRefusedError where pg_restore there is older than the form of an archive: its pg_dump was newer."""
     heads: dict[bytes, Archive] = {}
     for archive in archives:
-        with archive.file.open("rb") as file:
-            heads.setdefault(file.read(_HEAD_BYTES), archive)
+        heads.setdefault(archive.file.beginning(_HEAD_BYTES), archive)
     for head, archive in heads.items():
         # Of a head alone it always complains, but of another thing where it is new enough.
         words = server.argv(["pg_restore", "--list"])

@@ -17,7 +17,7 @@ from gxbackup.errors import BackupError, CommandError, IntegrityError, RestoreEr
 from gxbackup.postgres import evidence, loading, refusals, reserve, swap
 from gxbackup.postgres.archive import NAME_BYTES, Archive, before_name, beside_name
 from gxbackup.postgres.script import NewRoles, lacking
-from gxbackup.postgres.server import Server, quoted_name, quoted_text
+from gxbackup.postgres.server import Server, major, quoted_name, quoted_text
 
 NAMES_TOLD = 10
 # What `datlocprovider` says → the words of CREATE DATABASE; PostgreSQL 17 brought the second.
@@ -164,7 +164,9 @@ class Restore:
 
     def _room(self, to_come: Sequence[Archive]) -> loading.Room:
         bytes_to_come = refusals.to_come_bytes(self.seen, to_come)
-        return loading.Room(folder=self.seen.data_directory, to_come_bytes=bytes_to_come)
+        return loading.Room(
+            folder=self.seen.data_directory, version=major(self.seen.version), to_come_bytes=bytes_to_come
+        )
 
     def _new_roles(self, wanted: Sequence[Archive]) -> NewRoles:
         location = self._location if self.is_scratch else None

@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue
 from gxbackup.adapters.host import Host
 from gxbackup.fabric.heights import Held
 from gxbackup.model import Artifact, Capture, Frozen
+from gxbackup.packed import PackedFile
 from gxbackup.ports import PlainStream, StreamEnd
 
 
@@ -53,7 +54,12 @@ class Opened(Frozen):
     """One artifact of a chosen snapshot: unsealed, and its plain bytes proven."""
 
     artifact: Artifact
-    file: Path
+    file: Path = Field(description="its plain bytes; as zstd packed them, where the source opens packed files")
+
+    @property
+    def packed(self) -> PackedFile:
+        """The file of a source that opens packed files."""
+        return PackedFile(self.file, self.artifact.plain_size_bytes)
 
 
 class Work(Frozen):
@@ -80,6 +86,9 @@ class Restorable(Source):
 
     Called in this order: `select`, then `preview`; for scratch `rehearse`; in place, once a person approved, `apply`.
     """
+
+    opens_packed: ClassVar[bool] = False
+    """Whether it reads its artifacts as zstd packed them: what is large is then never written out in full."""
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
         """Return the artifacts that a restore with these options needs; RestoreRefusedError where there is none."""

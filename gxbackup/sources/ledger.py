@@ -48,6 +48,7 @@ class Ledger(Restorable):
     """Peers' or orderers' volumes on one node."""
 
     default_folder: ClassVar[str] = "fabric"
+    opens_packed: ClassVar[bool] = True
 
     kind: Literal["ledger"] = "ledger"
     role: Literal["orderer", "peer"] = Field(description="whose volumes: their files differ, and so do their rules")
@@ -144,11 +145,17 @@ class Ledger(Restorable):
     def preview(self, host: Host, work: Work) -> list[str]:
         """See `Restorable`. An older ledger over a newer one wants `allow_older`, one orderer beside others `alone`."""
         restores = self._restores(host, work)
+        for one in restores:
+            one.vet()
+        return self._plan(host, work, restores)
+
+    def _plan(self, host: Host, work: Work, restores: Sequence[LedgerRestore]) -> list[str]:
+        """Say what `apply` would do now. Raises: RestoreRefusedError."""
         if self.role == "orderer" and not work.options.get("alone"):
             named = {one.pod for one in restores}
             pods = host.cluster.pods(self.namespace, self._selector())
             orderer_sets.refuse_beside([pod.name for pod in pods if pod.ready and pod.name not in named])
-        told = [line for one in restores for line in one.preview()]
+        told = [line for one in restores for line in one.plan()]
         kept = heights.copies_of(restore.artifact for restore in restores)
         neighbours = self._neighbours(host)
         orderer_sets.require_even(kept, work, neighbours)
@@ -167,8 +174,8 @@ class Ledger(Restorable):
 
     def apply(self, host: Host, work: Work) -> list[str]:
         """Stop, exchange and start: peers one after the other, orderers all together (see `apply_together`)."""
-        self.preview(host, work)
         restores = self._restores(host, work)
+        self._plan(host, work, restores)
         if self.role == "peer":
             return [line for one in restores for line in one.apply()]
         return apply_together(restores)

@@ -38,6 +38,7 @@ class Postgres(Restorable):
     """All databases, roles and tablespaces of one PostgreSQL server."""
 
     default_folder: ClassVar[str] = "databases"
+    opens_packed: ClassVar[bool] = True
 
     kind: Literal["postgres"] = "postgres"
     namespace: KubernetesName | None = Field(default=None, description="of the pod")
@@ -270,13 +271,13 @@ def _archives(work: Work) -> list[tuple[list[Archive], str]]:
     for where in dict.fromkeys(opened.artifact.settings["where"] for opened in work.opened):
         of_place = [opened for opened in work.opened if opened.artifact.settings["where"] == where]
         archives = [
-            Archive(artifact=opened.artifact, file=opened.file)
+            Archive(artifact=opened.artifact, file=opened.packed)
             for opened in of_place
             if "database" in opened.artifact.settings
         ]
-        scripts = [opened.file for opened in of_place if "database" not in opened.artifact.settings]
+        scripts = [opened.packed for opened in of_place if "database" not in opened.artifact.settings]
         if archives:
-            script = scripts[0].read_text(encoding="utf-8", errors="surrogateescape") if scripts else ""
+            script = b"".join(chunk for one in scripts for chunk in one.chunks()).decode("utf-8", "surrogateescape")
             found.append((archives, script))
     if not found:
         raise RestoreRefusedError(f"{work.data_type}: the snapshot holds no database")

@@ -177,7 +177,7 @@ def test_a_databases_container_is_captured_and_put_back_too(tmp_path: Path) -> N
         said = source.apply(HOST, work_of(source, opened, tmp_path))
 
         assert psql(place, "SELECT count(*) FROM certificates", "fabric_ca") == "50"
-        assert "globals.docker.sql" in {one.file.name for one in opened}
+        assert "globals.docker.sql.zst" in {one.file.name for one in opened}
         assert any(line.startswith("fabric_ca: evidence equal: 5 tables") for line in said)
     finally:
         container.remove(force=True, v=True)

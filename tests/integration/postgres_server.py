@@ -22,6 +22,7 @@ from gxbackup.postgres.server import connection
 from gxbackup.scratch.postgres import programs
 from gxbackup.sources.base import Opened, Work
 from gxbackup.sources.postgres import Postgres
+from tests.opened import packed
 
 PASSWORD = "hunter2-never-to-be-seen"
 SHA = "0" * 64
@@ -185,9 +186,9 @@ def backed_up(
         if only is not None and database not in (None, only):
             continue
         plain, ending = instead if instead and database else captured(source, host, capture)
-        file = folder / capture.name
-        file.write_bytes(plain)
-        opened.append(Opened(artifact=artifact_of(capture, ending, len(plain)), file=file))
+        opened.append(
+            Opened(artifact=artifact_of(capture, ending, len(plain)), file=packed(folder / capture.name, plain))
+        )
     return tuple(opened)
 
 

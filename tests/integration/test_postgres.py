@@ -60,7 +60,7 @@ def test_every_database_is_captured_and_comes_back_equal_on_a_scratch_server(hos
 
     said = SOURCE.rehearse(host, work_of(SOURCE, opened, tmp_path))
 
-    names = {one.file.name for one in opened}
+    names = {one.file.name.removesuffix(".zst") for one in opened}
     assert {"globals.sql", "app.dump", "postgres.dump", "bytes.dump"} <= names
     assert "a%20%22quoted%22%20name%27s%20%C3%BCn%C3%AFc%C3%B6d%C3%A9%20%25%2F%3D.dump.dump" in names
     app = only(opened, "app").artifact.evidence

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from gxbackup.adapters.host import Host
 from gxbackup.errors import CommandError
@@ -41,7 +42,7 @@ def capture_of(host: Host, name: str) -> Capture:
 def to_file(host: Host, capture: Capture, file: Path) -> Opened:
     """Read a capture piece by piece, as sealing does."""
     size_bytes, buffer = 0, memoryview(bytearray(1024**2))
-    with SOURCE.open(host, capture) as stream, file.open("wb") as out:
+    with SOURCE.open(host, capture) as stream, zstandard.open(file, "wb") as out:
         while count := stream.readinto(buffer):
             size_bytes += out.write(buffer[:count])
         ending = stream.finish()

@@ -21,6 +21,7 @@ from gxbackup.scratch.postgres import programs
 from gxbackup.sources.base import Opened
 from gxbackup.sources.postgres import Postgres
 from tests.integration.postgres_server import APP, Protected, backed_up, host_with, only, work_of
+from tests.opened import packed
 
 SOURCE = Postgres(namespace="backend-mainnet", pod="postgres-0", lock_timeout_seconds=0.3)
 LIVE = "live app"
@@ -155,11 +156,16 @@ def test_a_restore_that_fails_leaves_everything_as_it_was(
     before = (postgres.databases(), postgres.psql("SELECT array_agg(rolname ORDER BY 1) FROM pg_roles"))
     broken = held if fault == "cut" else changed(held, tables={"public.account": 7})
     if fault == "cut":
-        whole = only(held, LIVE).file.read_bytes()
-        cut = tmp_path / "cut.dump"
-        cut.write_bytes(whole[: len(whole) * 6 // 10])
+        whole = b"".join(only(held, LIVE).packed.chunks())
+        cut = whole[: len(whole) * 6 // 10]
         broken = tuple(
-            one.model_copy(update={"file": cut}) if "database" in one.artifact.settings else one for one in held
+            Opened(
+                artifact=one.artifact.model_copy(update={"plain_size_bytes": len(cut)}),
+                file=packed(tmp_path / "cut.dump", cut),
+            )
+            if "database" in one.artifact.settings
+            else one
+            for one in held
         )
 
     with pytest.raises(error, match="database|pg_restore") as caught:
@@ -218,7 +224,7 @@ def test_an_archive_is_copied_only_where_it_is_read_in_parallel_and_the_servers_
 ) -> None:
     archive = only(held, LIVE)
     enough_for_the_databases = 2 * int(str(archive.artifact.evidence["size_bytes"])) + loading.SPARE_BYTES
-    free_kib = (enough_for_the_databases + archive.file.stat().st_size // 2) // 1024
+    free_kib = (enough_for_the_databases + archive.artifact.plain_size_bytes // 2) // 1024
     place = with_programs(
         postgres,
         tmp_path,
