@@ -131,7 +131,6 @@ class DigestBeside(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="sha256", daemon=True)
-        self.size_bytes = 0
         self._digest = hashlib.sha256()
         self._pieces: queue.Queue[bytes | None] = queue.Queue(PIECES_AHEAD)
 
@@ -143,7 +142,6 @@ class DigestBeside(threading.Thread):
         """Digest until `hexdigest` or `stop`."""
         while (piece := self._pieces.get()) is not None:
             self._digest.update(piece)
-            self.size_bytes += len(piece)
 
     def hexdigest(self) -> str:
         """Return the digest of all that was added; nothing may be added after it."""

@@ -44,29 +44,31 @@ def narrow(chosen: Chosen, source: Restorable, held: Catalog, options: dict[str,
 
 def open_all(chosen: Chosen, area: Path, identity_file: Path, source: Restorable) -> tuple[Opened, ...]:
     """
-    Unseal fetched artifacts in a private area, plain or as the source opens them, each proven to its last byte.
+    Unseal fetched artifacts in a private area, each proven to its last byte; the sealed files go.
 
-    The sealed files go.
+    For a source that wants them sealed they stay, and what puts them back proves them.
 
     Raises: SealingError, IntegrityError; what was opened is gone with the area.
     """
     opened: list[Opened] = []
     for artifact in chosen.artifacts:
-        name = artifact.path.removesuffix(layout.SEALED_SUFFIX) + (layout.PACKED_SUFFIX if source.opens_packed else "")
-        file = area / "opened" / name
+        is_packed = source.opens == "packed"
+        name = artifact.path.removesuffix(layout.SEALED_SUFFIX) + (layout.PACKED_SUFFIX if is_packed else "")
+        file, sealed = area / "opened" / name, tuple(sealed_files(artifact, area))
+        if source.opens == "sealed":
+            opened.append(Opened(artifact=artifact, file=file, sealed=sealed, identity_file=identity_file))
+            continue
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with (
             os.fdopen(descriptor, "wb", buffering=0) as out,
-            sealing.unseal(
-                artifact, sealed_files(artifact, area), identity_file, out if source.opens_packed else None
-            ) as chunks,
+            sealing.unseal(artifact, sealed, identity_file, out if is_packed else None) as chunks,
         ):
             for chunk in chunks:
-                if not source.opens_packed:
+                if not is_packed:
                     out.write(chunk)
-        for sealed in sealed_files(artifact, area):
-            sealed.unlink()
+        for one in sealed:
+            one.unlink()
         opened.append(Opened(artifact=artifact, file=file))
     return tuple(opened)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bench_figures import Figures, rotated, shell, timed
+from bench_figures import Figures, level_ground, rotated, shell, timed
 from bench_pieces import fill_couchdb
 from estate import PROJECT, Estate, estate, fresh
 
@@ -197,7 +197,7 @@ def _backups(competitors: Competitors, figures: Figures, number: int) -> None:
         if name == "peer":
             figures.add("peer backup", timed(competitors.peer))
             continue
-        os.sync()
+        level_ground()
         told = competitors.measured("backup", "mainnet", "postgres-mainnet", str(KEPT))
         figures.add("gx backup", told["seconds"])
         figures.add("gx backup memory, MiB", told["memory_mib"])
@@ -212,7 +212,7 @@ def _restores(competitors: Competitors, figures: Figures, number: int) -> None:
         if name == "peer":
             figures.add("peer restore", timed(competitors.peer_restore))
         else:
-            os.sync()
+            level_ground()
             told = competitors.measured("restore", "mainnet", "postgres-mainnet", str(KEPT))
             figures.add("gx restore", told["seconds"])
             figures.add("gx restore memory, MiB", told["memory_mib"])

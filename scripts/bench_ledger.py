@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_databases import IMAGE, NAMESPACE, kubectl
-from bench_figures import Figures, rotated, shell, timed
+from bench_figures import Figures, level_ground, rotated, shell, timed
 from estate import PROJECT, Estate, estate, fresh
 
 ROOT = PROJECT / ".bench" / "ledger"
@@ -113,13 +113,13 @@ def measure(runs: int) -> Figures:
                     if name == "tar":
                         figures.add("tar -czf of all", timed(competitors.tar_full))
                         continue
-                    os.sync()
+                    level_ground()
                     told = competitors.piece("backup", *ours, first)
                     figures.add("gx first day", told["seconds"])
                     figures.add("gx memory, MiB", told["memory_mib"])
                     figures.add("stood still", told["stood_still_seconds"])
                 competitors.piece("blocks", volume / CHAIN, str(GROWTH_MIB))
-                os.sync()
+                level_ground()
                 told = competitors.piece("backup", *ours, second, first)
                 figures.add("gx second day", told["seconds"])
                 figures.add("stood still", told["stood_still_seconds"])
@@ -128,7 +128,7 @@ def measure(runs: int) -> Figures:
                     if name == "tar":
                         figures.add("tar -xzf of all", timed(competitors.tar_restore))
                     else:
-                        os.sync()
+                        level_ground()
                         figures.add("gx restore of both", competitors.piece("restore", *ours, first, second)["seconds"])
                 figures.tell(number, runs)
     return figures

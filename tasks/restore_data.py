@@ -22,12 +22,12 @@ from tasks.policy import BRIEF, ONCE
 
 @task(task_run_name="open {chosen.data_type} {chosen.snapshot}", **ONCE)
 def open_data(server: str, chosen: Chosen, area: Path, options: dict[str, JsonValue]) -> Work:
-    """Unseal each artifact into private staging and prove its plain bytes; nothing is applied before all are proven."""
+    """Unseal each artifact into private staging and prove it; what is left sealed is proven where it is put back."""
     source = _source(server, chosen.data_type)
     if getattr(source, "namespace", None):
         load_ahead()
-    size_bytes = chosen.sealed_size_bytes() if source.opens_packed else chosen.plain_size_bytes()
-    require_room(area, size_bytes, f"{chosen.data_type} {chosen.snapshot}, opened")
+    needed_bytes = {"plain": chosen.plain_size_bytes(), "packed": chosen.sealed_size_bytes(), "sealed": 0}
+    require_room(area, needed_bytes[source.opens], f"{chosen.data_type} {chosen.snapshot}, opened")
     return Work(
         data_type=chosen.data_type,
         opened=restoring_data.open_all(chosen, area, host.identity_file(), source),

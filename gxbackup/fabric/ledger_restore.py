@@ -189,7 +189,8 @@ class LedgerRestore:
         self._require_levels()
         new = Path(exchange.prepare(sum(level.artifact.plain_size_bytes for level in self._levels)))
         for level in self._levels:
-            trees.extract(level.packed.chunks(), new, level.artifact.evidence, incremental=True)
+            with level.chunks() as chunks:
+                trees.extract(chunks, new, level.artifact.evidence, incremental=True)
         expected = self._evidence.get("tree")
         assert isinstance(expected, dict)
         trees.compare(expected, trees.tally(new))
@@ -204,8 +205,9 @@ class LedgerRestore:
         self._require_levels()
         for level in self._levels:
             scanner = TarScanner(level.artifact.evidence)
-            for chunk in level.packed.chunks():
-                scanner.feed(memoryview(chunk))
+            with level.chunks(prove=False) as chunks:
+                for chunk in chunks:
+                    scanner.feed(memoryview(chunk))
             scanner.finish()
 
     def _require_levels(self) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue
 from gxbackup.adapters.host import Host
 from gxbackup.fabric.heights import Held
 from gxbackup.model import Artifact, Capture, Frozen
-from gxbackup.packed import PackedFile
+from gxbackup.opened import Opened, Opening
 from gxbackup.ports import PlainStream, StreamEnd
 
 
@@ -50,18 +50,6 @@ class Source(Frozen):
         raise NotImplementedError
 
 
-class Opened(Frozen):
-    """One artifact of a chosen snapshot: unsealed, and its plain bytes proven."""
-
-    artifact: Artifact
-    file: Path = Field(description="its plain bytes; as zstd packed them, where the source opens packed files")
-
-    @property
-    def packed(self) -> PackedFile:
-        """The file of a source that opens packed files."""
-        return PackedFile(self.file, self.artifact.plain_size_bytes)
-
-
 class Work(Frozen):
     """What a restore works with."""
 
@@ -87,8 +75,12 @@ class Restorable(Source):
     Called in this order: `select`, then `preview`; for scratch `rehearse`; in place, once a person approved, `apply`.
     """
 
-    opens_packed: ClassVar[bool] = False
-    """Whether it reads its artifacts as zstd packed them: what is large is then never written out in full."""
+    opens: ClassVar[Opening] = "plain"
+    """
+    How its artifacts lie in staging when it gets them: what is large is never written out in full.
+
+    What is left sealed is proven where it is put back, before anything takes its place.
+    """
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
         """Return the artifacts that a restore with these options needs; RestoreRefusedError where there is none."""

@@ -33,6 +33,7 @@ from gxbackup.fabric.ledger_restore import LedgerRestore, apply_together
 from gxbackup.fabric.one_moment import settle
 from gxbackup.frozen_copy import OURS, FrozenCopy
 from gxbackup.model import Artifact, Capture
+from gxbackup.opened import Opening
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Restorable, Work
 from gxbackup.sources.directory import AbsolutePath
@@ -48,7 +49,7 @@ class Ledger(Restorable):
     """Peers' or orderers' volumes on one node."""
 
     default_folder: ClassVar[str] = "fabric"
-    opens_packed: ClassVar[bool] = True
+    opens: ClassVar[Opening] = "sealed"
 
     kind: Literal["ledger"] = "ledger"
     role: Literal["orderer", "peer"] = Field(description="whose volumes: their files differ, and so do their rules")

@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from gxbackup.adapters.host import Host
 from gxbackup.errors import CollectError, RestoreRefusedError, SourceMissingError
 from gxbackup.model import Artifact, Capture
+from gxbackup.opened import Opening
 from gxbackup.ports import Place, PlainStream
 from gxbackup.postgres import evidence, listing
 from gxbackup.postgres.archive import Archive
@@ -38,7 +39,7 @@ class Postgres(Restorable):
     """All databases, roles and tablespaces of one PostgreSQL server."""
 
     default_folder: ClassVar[str] = "databases"
-    opens_packed: ClassVar[bool] = True
+    opens: ClassVar[Opening] = "packed"
 
     kind: Literal["postgres"] = "postgres"
     namespace: KubernetesName | None = Field(default=None, description="of the pod")

@@ -1,0 +1,45 @@
+"""One artifact of a restore: its plain bytes, from where they lie: plain, as zstd packed them, or still sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from gxbackup import sealing
+from gxbackup.model import Artifact, Frozen
+from gxbackup.packed import PackedFile
+
+Opening = Literal["plain", "packed", "sealed"]
+
+
+class Opened(Frozen):
+    """One artifact of a chosen snapshot, fetched; unsealed and its plain bytes proven, but where it is left sealed."""
+
+    artifact: Artifact
+    file: Path = Field(description="its plain bytes, or as zstd packed them; none where it is left sealed")
+    sealed: tuple[Path, ...] = Field(default=(), description="its sealed files, where it is left so")
+    identity_file: Path | None = None
+
+    @property
+    def packed(self) -> PackedFile:
+        """The file of a source that opens packed files."""
+        return PackedFile(self.file, self.artifact.plain_size_bytes)
+
+    @contextmanager
+    def chunks(self, *, prove: bool = True) -> Iterator[Iterator[bytes]]:
+        """
+        Give the plain bytes of what is packed or sealed, in flat memory.
+
+        Of what is sealed they are proven at the last step, or without `prove` only looked at: see `sealing.unseal`.
+        Raises: SealingError, IntegrityError.
+        """
+        if not self.sealed:
+            yield self.packed.chunks()
+            return
+        identity_file = sealing.check_identity(self.identity_file)
+        with sealing.unseal(self.artifact, self.sealed, identity_file, prove=prove) as chunks:
+            yield chunks
