@@ -28,7 +28,7 @@ def restore_data(
     """
     Put back what a server's own programs restore: planned, rehearsed on a throwaway server, or in place.
 
-    Nothing is touched before all of it is fetched, opened and proven, and a person approved; what is overwritten is
+    Nothing is replaced before all of it is fetched, opened and proven, and a person approved; what is overwritten is
     kept, and put back on failure.
 
     Raises: RestoreRefusedError, RestoreError, IntegrityError, SealingError, RemoteError, LockedError.

@@ -50,7 +50,7 @@ def _pod() -> dict[str, Any]:
     container = {
         "name": "postgres", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": ["gx-postgres"],
         "env": [{"name": name, "value": value} for name, value in environment.items()],
-        "readinessProbe": {"exec": {"command": ["pg_isready", "-q", "-h", "127.0.0.1"]}, "periodSeconds": 1},
+        "readinessProbe": {"exec": {"command": ["pg_isready", "-q", "-h", "127.0.0.1"]}},
         "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql/data"}],
     }  # fmt: skip
     return {

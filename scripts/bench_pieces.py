@@ -122,9 +122,9 @@ def restore(server: str, name: str, *kept: Path) -> dict[str, float]:
         held = [_chosen(file) for file in kept]
         artifacts = tuple(artifact for one in held for artifact in one.artifacts)
         chosen = held[-1].model_copy(update={"artifacts": artifacts})
-        restoring.fetch(host.remote(), chosen, area)
         if getattr(source, "namespace", None):
             load_ahead()
+        restoring.fetch(host.remote(), chosen, area)
         opened = restoring_data.open_all(chosen, area, host.identity_file(), source)
         options = RESTORE_OPTIONS.get(name, {})
         work = Work(data_type=name, opened=opened, area=area, safety_dir=area / "safety", options=options)

@@ -17,6 +17,7 @@ from pathlib import Path
 from gxbackup.errors import BackupError, CollectError, CommandError, RestoreRefusedError
 from gxbackup.model import Frozen
 from gxbackup.packed import PackedFile
+from gxbackup.postgres.listing import BEGINNINGS_BYTES
 from gxbackup.postgres.script import of_database, unquoted
 from gxbackup.postgres.server import Server, connection, explained
 
@@ -30,8 +31,7 @@ _QUICK = "-c synchronous_commit=off"
 # Files of the log are written to before they are read: PostgreSQL 12 and later need not fill them with zeros first.
 _UNFILLED = " -c wal_init_zero=off"
 _UNFILLED_SINCE = 12
-# An archive begins with its list; so much of it holds the list of a hundred thousand objects.
-LIST_BYTES = 64 * 1024**2
+_LIST = 'exec pg_restore --list "$1" >/dev/null'
 _PREFIX = "gx-restore."
 # What a killed restore left is ours to remove: only one restore to a server is on at a time.
 _PREPARE = """umask 077; cd "${TMPDIR:-/tmp}" || exit
@@ -146,13 +146,17 @@ def _put(server: Server, file: PackedFile | Path, folder: str) -> str:
 
 
 def _put_beginning(server: Server, file: PackedFile, folder: str) -> str:
-    """Put there what holds an archive's list, and not all of its data where there is much."""
-    if file.plain_size_bytes <= LIST_BYTES:
-        return _put(server, file, folder)
-    with tempfile.NamedTemporaryFile(dir=file.path.parent) as beginning:
-        beginning.write(file.beginning(LIST_BYTES))
-        beginning.flush()
-        return _put(server, Path(beginning.name), folder)
+    """Put there what holds an archive's list, and all of its data only where the list is that long."""
+    for size_bytes in BEGINNINGS_BYTES:
+        if file.plain_size_bytes <= size_bytes:
+            break
+        with tempfile.NamedTemporaryFile(dir=file.path.parent) as beginning:
+            beginning.write(file.beginning(size_bytes))
+            beginning.flush()
+            path = _put(server, Path(beginning.name), folder)
+        if server.place.run(["sh", "-c", _LIST, "sh", path], timeout_seconds=600, check=False).returncode == 0:
+            return path
+    return _put(server, file, folder)
 
 
 def _load_rows(server: Server, words: Sequence[str], file: PackedFile, there: str | None) -> None:

@@ -207,7 +207,7 @@ def test_a_restore_killed_in_the_middle_and_run_again_ends_well(
 def test_without_room_for_the_file_the_archive_is_streamed(
     postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "LIST_BYTES", 1024**2)
+    monkeypatch.setattr(loading, "BEGINNINGS_BYTES", (1000, 20_000))
     place = with_programs(postgres, tmp_path, df=DF.format(free=0, total=1000))
 
     said = SOURCE.apply(host_with(pod=place), work_of(SOURCE, held, tmp_path))
