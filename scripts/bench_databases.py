@@ -114,6 +114,11 @@ class Competitors:
             f"kubectl exec -n {NAMESPACE} {POD} -- rm /tmp/all.sql", **self.rclone,
         )  # fmt: skip
 
+    def floor_restore(self) -> None:
+        """What the server alone takes for it: an archive that lies beside it already, by all its processors."""
+        _psql(f"CREATE DATABASE {DATABASE}", "postgres")
+        _in_pod(f"pg_restore -U postgres -d {DATABASE} --jobs=2 {IN_POD}/dump")
+
     def kubectl_stream(self, name: str) -> None:
         """What kubectl exec reads of a large file."""
         shell(f"kubectl exec -n {NAMESPACE} {POD} -- cat {IN_POD}/{name}")
@@ -206,11 +211,13 @@ def _backups(competitors: Competitors, figures: Figures, number: int) -> None:
 
 def _restores(competitors: Competitors, figures: Figures, number: int) -> None:
     rows = _psql("SELECT count(*) FROM pgbench_accounts")
-    for name in rotated(("peer", "ours"), number):
+    for name in rotated(("peer", "ours", "floor"), number):
         shutil.rmtree(ROOT / "peer-fetched", ignore_errors=True)
         _empty_the_database()
         if name == "peer":
             figures.add("peer restore", timed(competitors.peer_restore))
+        elif name == "floor":
+            figures.add("server's own restore", timed(competitors.floor_restore))
         else:
             level_ground()
             told = competitors.measured("restore", "mainnet", "postgres-mainnet", str(KEPT))

@@ -30,7 +30,7 @@ STREAMED_JOBS = 2
 _QUICK = "-c synchronous_commit=off"
 # Files of the log are written to before they are read: PostgreSQL 12 and later need not fill them with zeros first.
 _UNFILLED = " -c wal_init_zero=off"
-_UNFILLED_SINCE = 12
+UNFILLED_SINCE = 12
 _LIST = 'exec pg_restore --list "$1" >/dev/null'
 _PREFIX = "gx-restore."
 # What a killed restore left is ours to remove: only one restore to a server is on at a time.
@@ -72,7 +72,7 @@ def load(server: Server, file: PackedFile, database: str, table: str | None, roo
     Returns the SQL that belongs to the captured database itself, under its own name: grants, settings, its comment.
     Raises: CommandError with pg_restore's own words; the database is then half made.
     """
-    options = _QUICK + (_UNFILLED if room.version >= _UNFILLED_SINCE else "")
+    options = _QUICK + (_UNFILLED if room.version >= UNFILLED_SINCE else "")
     words = ["env", f"PGOPTIONS={options}", "pg_restore", "--exit-on-error", "--no-password",
              f"--dbname={connection(database)}"]  # fmt: skip
     with _prepared(server, file, room) as (folder, jobs, has_room):

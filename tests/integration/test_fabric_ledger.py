@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import timedelta
@@ -433,6 +434,17 @@ def test_a_level_1_without_its_own_level_0_is_refused(peer: LocalCluster, tmp_pa
         SOURCES["peer"].preview(peer.host(), work(tmp_path, second))
     with pytest.raises(RestoreRefusedError, match="builds on another level 0"):
         SOURCES["peer"].preview(peer.host(), work(tmp_path, another, second))
+
+
+def test_a_rehearsal_unpacks_nothing_that_no_ledger_holds(peer: LocalCluster, tmp_path: Path) -> None:
+    plain = capture(peer, tmp_path / "day 0")
+    with tarfile.open(plain.file, "w") as tar:
+        tar.addfile(tarfile.TarInfo("../outside"))
+
+    with pytest.raises(RestoreRefusedError, match="outside"):
+        SOURCES["peer"].rehearse(peer.host(), work(tmp_path, plain))
+
+    assert not list(tmp_path.rglob("outside"))
 
 
 def test_a_changed_byte_is_found_before_the_volume_is_exchanged(peer: LocalCluster, tmp_path: Path) -> None:

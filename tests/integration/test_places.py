@@ -15,8 +15,10 @@ import pytest
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.places import ExecPlace, LocalPlace
 from gxbackup.errors import CommandError, IntegrityError, SourceMissingError
+from gxbackup.packed import PackedFile
 from gxbackup.ports import Place, PlainStream, Running
 from tests.integration.docker_engine import Engine, running_engine
+from tests.opened import packed
 
 SECRET = "hunter2-never-to-be-seen"
 
@@ -92,6 +94,27 @@ def test_input_of_any_bytes_arrives_whole_without_an_end_of_the_connection(place
     ended = place.write(["cat"], tmp_path / "input", timeout_seconds=60)
 
     assert ended.stdout == content
+
+
+@pytest.mark.parametrize("content", [bytes(3_000_000), os.urandom(2_000_000)], ids=["packs well", "does not"])
+def test_a_packed_file_arrives_as_its_plain_bytes(place: Place, tmp_path: Path, content: bytes) -> None:
+    file = packed(tmp_path / "input", content)
+
+    ended = place.write(["cat"], PackedFile(file, len(content)), timeout_seconds=60)
+
+    assert ended.stdout == content
+
+
+@pytest.mark.parametrize("content", [bytes(3_000_000), os.urandom(2_000_000)], ids=["packs well", "does not"])
+def test_a_packed_file_that_is_damaged_is_a_failure_and_nothing_waits_for_the_rest(
+    place: Place, tmp_path: Path, content: bytes
+) -> None:
+    file = packed(tmp_path / "input", content)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises((CommandError, IntegrityError)):
+        place.write(["cat"], PackedFile(file, len(content)), timeout_seconds=60)
 
 
 def test_a_command_that_refuses_its_input_is_a_failure_with_its_words(place: Place, tmp_path: Path) -> None:

@@ -242,6 +242,21 @@ def test_an_archive_is_copied_only_where_it_is_read_in_parallel_and_the_servers_
     assert ("--section=post-data" not in asked) == is_copied
 
 
+@pytest.mark.parametrize("since", [12, 99])
+def test_the_log_is_not_filled_with_zeros_first_by_a_server_that_knows_of_that(
+    postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since: int
+) -> None:
+    monkeypatch.setattr(loading, "UNFILLED_SINCE", since)
+    script = f'echo "$PGOPTIONS" >>{tmp_path}/options; exec {programs()}/pg_restore "$@"'
+    place = with_programs(postgres, tmp_path, pg_restore=script)
+
+    SOURCE.apply(host_with(pod=place), work_of(SOURCE, held, tmp_path))
+
+    options = (tmp_path / "options").read_text()
+    assert "synchronous_commit=off" in options
+    assert ("wal_init_zero=off" in options) == (since == 12)
+
+
 def test_one_database_or_one_table_is_put_beside_the_live_ones(
     postgres: Protected, host: Host, held: tuple[Opened, ...], tmp_path: Path
 ) -> None:
