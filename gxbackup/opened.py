@@ -30,16 +30,11 @@ class Opened(Frozen):
         return PackedFile(self.file, self.artifact.plain_size_bytes)
 
     @contextmanager
-    def chunks(self, *, prove: bool = True) -> Iterator[Iterator[bytes]]:
+    def chunks(self) -> Iterator[Iterator[bytes]]:
         """
-        Give the plain bytes of what is packed or sealed, in flat memory.
+        Give the plain bytes of what is left sealed, in flat memory; they are proven at the last step.
 
-        Of what is sealed they are proven at the last step, or without `prove` only looked at: see `sealing.unseal`.
-        Raises: SealingError, IntegrityError.
+        Raises: SetupError, SealingError, IntegrityError, as `sealing.unseal` does.
         """
-        if not self.sealed:
-            yield self.packed.chunks()
-            return
-        identity_file = sealing.check_identity(self.identity_file)
-        with sealing.unseal(self.artifact, self.sealed, identity_file, prove=prove) as chunks:
+        with sealing.unseal(self.artifact, self.sealed, sealing.check_identity(self.identity_file)) as chunks:
             yield chunks

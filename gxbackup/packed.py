@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import zstandard
 
-from gxbackup.errors import IntegrityError
+from gxbackup.errors import IntegrityError, StagingError
 
 CHUNK_BYTES = 1024 * 1024
+DISK_HINT = "start the restore again; is the disk of the staging area healthy? see dmesg"
 
 
 class PackedFile(NamedTuple):
@@ -33,10 +34,12 @@ class PackedFile(NamedTuple):
                     seen_bytes += len(chunk)
                     yield chunk
         except (OSError, zstandard.ZstdError) as error:
-            raise IntegrityError(f"{self.path}: cannot be unpacked again: {error}", retryable=True) from None
+            raise IntegrityError(f"{self.path}: cannot be unpacked again: {error}", DISK_HINT, retryable=True) from None
         if seen_bytes != self.plain_size_bytes:
             raise IntegrityError(
-                f"{self.path}: expected {self.plain_size_bytes} plain bytes, seen {seen_bytes}", retryable=True
+                f"{self.path}: expected {self.plain_size_bytes} plain bytes, seen {seen_bytes}",
+                DISK_HINT,
+                retryable=True,
             )
 
     def beginning(self, size_bytes: int) -> bytes:
@@ -46,12 +49,17 @@ class PackedFile(NamedTuple):
             begun += chunk
             if len(begun) >= size_bytes:
                 break
-        return bytes(begun[:size_bytes])
+        return bytes(memoryview(begun)[:size_bytes])
 
     def unpack(self, file: Path) -> None:
-        """Write the plain bytes to a new file. Raises: IntegrityError, see `chunks`."""
-        with file.open("xb", buffering=0) as plain:
-            for chunk in self.chunks():
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[plain.write(rest) :]
+        """Write the plain bytes to a new file. Raises: StagingError; IntegrityError, see `chunks`."""
+        try:
+            with file.open("xb", buffering=0) as plain:
+                for chunk in self.chunks():
+                    rest = memoryview(chunk)
+                    while rest:
+                        rest = rest[plain.write(rest) :]
+        except OSError as error:
+            raise StagingError(
+                f"{file}: cannot be written: {error.strerror}", "make room, or set GX_STAGING_DIR to a larger disk"
+            ) from None

@@ -46,7 +46,7 @@ def open_all(chosen: Chosen, area: Path, identity_file: Path, source: Restorable
     """
     Unseal fetched artifacts in a private area, each proven to its last byte; the sealed files go.
 
-    For a source that wants them sealed they stay, and what puts them back proves them.
+    For a source that wants them sealed they stay, and its preview proves them.
 
     Raises: SealingError, IntegrityError; what was opened is gone with the area.
     """

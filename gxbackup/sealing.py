@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -134,16 +134,13 @@ def unseal(
     files: Sequence[Path],
     identity_file: Path,
     packed: IO[bytes] | None = None,
-    *,
-    prove: bool = True,
 ) -> Iterator[Iterator[bytes]]:
     """
     Give the plain bytes of an artifact whose sealed files were checked already.
 
     The last step of the iterator compares size and sha256 of all that it gave and raises where they differ: what was
     made of the bytes must not be used before the iterator ended (a cut age file yields plausible output first). What
-    zstd packed is kept in `packed`, where one is given. Without `prove` somebody only looks: of the plain bytes, whose
-    sealed ones age authenticates, the size alone is compared.
+    zstd packed is kept in `packed`, where one is given.
 
     Raises: SealingError (wrong identity), IntegrityError.
     """
@@ -162,7 +159,11 @@ def unseal(
             assert age.stdout
             widen(write_end, age.stdout)
             feeder.start()
-            yield _opened(artifact, age, packed, prove=prove)
+            chunks = _opened(artifact, age, packed)
+            try:
+                yield chunks
+            finally:
+                chunks.close()  # where the block failed, its thread would live as long as the error that holds it
     finally:
         if read_end >= 0:
             os.close(read_end)
@@ -183,12 +184,11 @@ def check_identity(identity_file: Path | None) -> Path:
     return identity_file
 
 
-def _opened(artifact: Artifact, age: Child, packed: IO[bytes] | None, *, prove: bool) -> Iterator[bytes]:
+def _opened(artifact: Artifact, age: Child, packed: IO[bytes] | None) -> Generator[bytes]:
     assert age.stdout and age.stderr
     digest = DigestBeside()
     size_bytes = 0
-    if prove:
-        digest.start()
+    digest.start()
     fault: str | None = None
     source = cast(IO[bytes], _Kept(age.stdout, packed)) if packed else age.stdout
     try:
@@ -197,8 +197,7 @@ def _opened(artifact: Artifact, age: Child, packed: IO[bytes] | None, *, prove: 
         ) as reader:
             while chunk := reader.read(CHUNK_BYTES):
                 size_bytes += len(chunk)
-                if prove:
-                    digest.add(chunk)
+                digest.add(chunk)
                 yield chunk
     except zstandard.ZstdError as error:
         fault = f"zstd: {error}"
@@ -214,11 +213,10 @@ def _opened(artifact: Artifact, age: Child, packed: IO[bytes] | None, *, prove: 
         )
     if status != 0 and fault is None:
         fault = f"age: exit status {status}: {complaint}"
-    seen = digest.hexdigest() if prove else artifact.plain_sha256
-    if fault is None and (size_bytes, seen) != (artifact.plain_size_bytes, artifact.plain_sha256):
+    if fault is None and (size_bytes, digest.hexdigest()) != (artifact.plain_size_bytes, artifact.plain_sha256):
         fault = (
             f"expected {artifact.plain_size_bytes} plain bytes with sha256 {artifact.plain_sha256}, "
-            f"seen {size_bytes} with {seen}"
+            f"seen {size_bytes} with {digest.hexdigest()}"
         )
     if fault is not None:
         raise IntegrityError(f"{artifact.path}: {fault}", "choose an older snapshot; this one is not to be trusted")

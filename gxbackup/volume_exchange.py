@@ -83,9 +83,9 @@ class VolumeExchange:
         self._shell(f'cd "$1" && mkdir -m 700 {NEW}')
         return f"{self.folder}/{NEW}"
 
-    def unpack(self, tar: Path, *options: str) -> None:
-        """Unpack a tar, already vetted, into what `prepare` made; options are GNU tar's."""
-        argv = ["sh", "-c", _UNPACK, "sh", "-C", f"{self.folder}/{NEW}", *options, "-xpf", "-"]
+    def unpack(self, tar: Path) -> None:
+        """Unpack a tar, already vetted, into what `prepare` made."""
+        argv = ["sh", "-c", _UNPACK, "sh", "-C", f"{self.folder}/{NEW}", "-xpf", "-"]
         self.place.write(argv, tar, timeout_seconds=UNPACK_TIMEOUT_SECONDS)
 
     def exchange(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,6 @@ from gxbackup.ports import StreamEnd
 from gxbackup.sources.base import Opened, Source, Work
 
 ZEROS = "0" * 64
-PACKED = ("ledger", "postgres")
 
 
 class Read(NamedTuple):
@@ -29,7 +29,8 @@ class Read(NamedTuple):
     def opened(self) -> Opened:
         plain = self.file.read_bytes()
         size_bytes = len(plain)
-        file = packed(self.file, plain) if self.kind in PACKED else self.file
+        file = packed(self.file, plain) if self.kind == "postgres" else self.file
+        identity_file, sealed_file = sealed(self.file, plain) if self.kind == "ledger" else (None, None)
         path = f"fabric/{self.capture.name}"
         return Opened(
             artifact=Artifact(
@@ -41,13 +42,26 @@ class Read(NamedTuple):
                 base=self.capture.base,
             ),
             file=file,
+            sealed=(sealed_file,) if sealed_file else (),
+            identity_file=identity_file,
         )  # fmt: skip
+
+
+def sealed(beside: Path, plain: bytes) -> tuple[Path, Path]:
+    """Return an identity, and a file of plain bytes that it opens, beside where they would lie."""
+    identity_file, file = beside.with_name("identity"), beside.with_name(f"{beside.name}.zst.age")
+    if not identity_file.exists():
+        subprocess.run(["age-keygen", "-o", identity_file], check=True, stderr=subprocess.DEVNULL)
+        identity_file.chmod(0o600)
+    command = ["age", "--encrypt", "--identity", identity_file, "--output", file]
+    subprocess.run(command, input=zstandard.ZstdCompressor(level=1).compress(plain), check=True)
+    return identity_file, file
 
 
 def packed(beside: Path, plain: bytes) -> Path:
     """Return a file of plain bytes as zstd packed them, beside where they would lie."""
     file = beside.with_name(f"{beside.name}.zst")
-    file.write_bytes(zstandard.ZstdCompressor().compress(plain))
+    file.write_bytes(zstandard.ZstdCompressor(write_checksum=True).compress(plain))
     return file
 
 

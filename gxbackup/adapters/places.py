@@ -185,10 +185,12 @@ class LocalPlace(ExecPlace):
                 feeder.end()
         label, complaint = f"{self.name}: {argv[0]}", ended.complaint()
         if ended.returncode != 0:
+            complaint = f"{feeder.failure}{complaint}"
             raise CommandError(f"{label}: expected exit status 0, seen exit status {ended.returncode}: {complaint}")
-        if read_bytes != (size_bytes := plain_size_bytes(file)):
+        if feeder.failure or read_bytes != plain_size_bytes(file):
             raise IntegrityError(
-                f"{label}: expected to read {size_bytes} bytes, seen {read_bytes}: {feeder.failure}{complaint}",
+                f"{label}: expected to read {plain_size_bytes(file)} bytes, seen {read_bytes}: "
+                f"{feeder.failure}{complaint}",
                 retryable=True,
             )
         return Ended(0, ended.stdout, complaint.encode())

@@ -201,17 +201,17 @@ class LedgerRestore:
         return new
 
     def vet(self) -> None:
-        """Read every level's members as unpacking does. Raises: RestoreRefusedError; IntegrityError."""
+        """Read every level to its end: proven, and vetted. Raises: RestoreRefusedError, IntegrityError."""
         self._require_levels()
         for level in self._levels:
             scanner = TarScanner(level.artifact.evidence)
-            with level.chunks(prove=False) as chunks:
+            with level.chunks() as chunks:
                 for chunk in chunks:
                     scanner.feed(memoryview(chunk))
             scanner.finish()
 
     def _require_levels(self) -> None:
-        """Raise RestoreRefusedError where a level is missing, or builds on another."""
+        """Raise where a level cannot be put back: RestoreRefusedError where it is missing or builds on another."""
         for number, level in enumerate(self._levels):
             if level.artifact.settings.get("level") != number or number > 1:
                 raise RestoreRefusedError(f"{self.pod}: expected its level {number}, seen {level.artifact.path}")

@@ -18,7 +18,7 @@ from gxbackup.postgres.server import Server, Session
 BEGINNINGS_BYTES = (256 * 1024, 4 * 1024**2, 64 * 1024**2)
 NAMES_TOLD = 10
 _TIMEOUT_SECONDS = 600
-_TOO_SHORT = "could not read from input file"
+TOO_SHORT = "could not read from input file"
 # pg_restore stops reading behind the list.
 _LIST = "pg_restore --list && exec cat >/dev/null"
 # `3361; 0 16388 TABLE DATA public account app`, `218; 1259 16388 TABLE public account app`: numbers, kind, name.
@@ -98,6 +98,6 @@ class Listing:
         try:
             return self._server.run(["sh", "-c", _LIST], stdin=bytes(self._beginning), timeout_seconds=_TIMEOUT_SECONDS)
         except CommandError as error:
-            if _TOO_SHORT in error.message:
+            if TOO_SHORT in error.message:
                 return None
             raise

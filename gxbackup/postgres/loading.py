@@ -17,9 +17,10 @@ from pathlib import Path
 from gxbackup.errors import BackupError, CollectError, CommandError, RestoreRefusedError
 from gxbackup.model import Frozen
 from gxbackup.packed import PackedFile
-from gxbackup.postgres.listing import BEGINNINGS_BYTES
+from gxbackup.postgres.listing import BEGINNINGS_BYTES, TOO_SHORT
 from gxbackup.postgres.script import of_database, unquoted
 from gxbackup.postgres.server import Server, connection, explained
+from gxbackup.staging import require_room
 
 TIMEOUT_SECONDS = 24 * 3600.0
 SPARE_BYTES = 256 * 1024**2
@@ -77,7 +78,7 @@ def load(server: Server, file: PackedFile, database: str, table: str | None, roo
              f"--dbname={connection(database)}"]  # fmt: skip
     with _prepared(server, file, room) as (folder, jobs, has_room):
         is_whole = has_room and (jobs > STREAMED_JOBS or server.reads_our_files)
-        there = _put(server, file, folder) if is_whole else _put_beginning(server, file, folder)
+        there = _put(server, file, folder) if is_whole else _put_beginning(server, file, folder, has_room=has_room)
         if table is not None:
             schema, name = _parts(table)
             server.run([*words, "--section=pre-data", there], timeout_seconds=TIMEOUT_SECONDS)
@@ -115,8 +116,13 @@ def _disk(told: str) -> tuple[int, int, str]:
 
 @contextmanager
 def _prepared(server: Server, file: PackedFile, room: Room) -> Iterator[tuple[str, int, bool]]:
-    """Give a private folder in the place, how many jobs its processors bear, and whether there is room for the file."""
+    """
+    Give a private folder in the place, how many jobs its processors bear, and whether there is room for the file.
+
+    Raises: StagingError where the place is this host, and its staging has no room for it.
+    """
     if server.reads_our_files:
+        require_room(file.path.parent, file.plain_size_bytes, f"{file.path.name}, unpacked,")
         with tempfile.TemporaryDirectory(dir=file.path.parent) as folder:
             yield folder, min(JOBS_LIMIT, os.cpu_count() or 1), True
         return
@@ -145,8 +151,12 @@ def _put(server: Server, file: PackedFile | Path, folder: str) -> str:
     return path
 
 
-def _put_beginning(server: Server, file: PackedFile, folder: str) -> str:
-    """Put there what holds an archive's list, and all of its data only where the list is that long."""
+def _put_beginning(server: Server, file: PackedFile, folder: str, *, has_room: bool) -> str:
+    """
+    Put there what holds an archive's list, and all of its data only where the list is that long and there is room.
+
+    Raises: RestoreRefusedError where there is none; CommandError with pg_restore's own words.
+    """
     for size_bytes in BEGINNINGS_BYTES:
         if file.plain_size_bytes <= size_bytes:
             break
@@ -154,8 +164,18 @@ def _put_beginning(server: Server, file: PackedFile, folder: str) -> str:
             beginning.write(file.beginning(size_bytes))
             beginning.flush()
             path = _put(server, Path(beginning.name), folder)
-        if server.place.run(["sh", "-c", _LIST, "sh", path], timeout_seconds=600, check=False).returncode == 0:
+        try:
+            server.run(["sh", "-c", _LIST, "sh", path], timeout_seconds=600)
             return path
+        except CommandError as error:
+            if TOO_SHORT not in error.message:
+                raise
+    if not (has_room or file.plain_size_bytes <= BEGINNINGS_BYTES[-1]):
+        raise RestoreRefusedError(
+            f"{server.place.name}: {file.path.name}: expected its list in its first {BEGINNINGS_BYTES[-1]} bytes, or "
+            f"room for all of its {file.plain_size_bytes} bytes in the place's /tmp, seen neither",
+            "make room there, or let TMPDIR of that container name a larger disk",
+        )
     return _put(server, file, folder)
 
 

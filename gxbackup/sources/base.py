@@ -77,9 +77,9 @@ class Restorable(Source):
 
     opens: ClassVar[Opening] = "plain"
     """
-    How its artifacts lie in staging when it gets them: what is large is never written out in full.
+    How its artifacts lie in staging when it gets them: what is large is written out in full for a rehearsal alone.
 
-    What is left sealed is proven where it is put back, before anything takes its place.
+    What is left sealed is proven by `preview`, and again where it is put back, before it takes anything's place.
     """
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from gxbackup import clock, incremental, trees
+from gxbackup import clock, incremental, sealing, trees
 from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
@@ -175,6 +175,8 @@ class Ledger(Restorable):
 
     def apply(self, host: Host, work: Work) -> list[str]:
         """Stop, exchange and start: peers one after the other, orderers all together (see `apply_together`)."""
+        for opened in work.opened:
+            sealing.check_identity(opened.identity_file)  # a person may have taken it away before they approved
         restores = self._restores(host, work)
         self._plan(host, work, restores)
         if self.role == "peer":

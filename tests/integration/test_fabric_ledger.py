@@ -19,7 +19,14 @@ from gxbackup import clock, layout, trees
 from gxbackup.adapters import freezer
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.adapters.volumes import Volume
-from gxbackup.errors import CollectError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
+from gxbackup.errors import (
+    CollectError,
+    IntegrityError,
+    RestoreError,
+    RestoreRefusedError,
+    SetupError,
+    SourceMissingError,
+)
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.model import Artifact
@@ -445,6 +452,36 @@ def test_a_rehearsal_unpacks_nothing_that_no_ledger_holds(peer: LocalCluster, tm
         SOURCES["peer"].rehearse(peer.host(), work(tmp_path, plain))
 
     assert not list(tmp_path.rglob("outside"))
+
+
+def test_what_was_sealed_of_other_bytes_is_refused_before_anything_stops_and_never_exchanged(
+    peer: LocalCluster, tmp_path: Path
+) -> None:
+    restore = work(tmp_path, capture(peer, tmp_path / "day 0"))
+    (one,) = restore.opened
+    wrong = one.artifact.model_copy(update={"plain_sha256": "0" * 64})
+    restore = restore.model_copy(update={"opened": (one.model_copy(update={"artifact": wrong}),)})
+
+    with pytest.raises(IntegrityError, match=f"with sha256 {'0' * 64}"):
+        SOURCES["peer"].preview(peer.host(), restore)
+    assert peer.scaled == []
+    with pytest.raises(RestoreError, match="as it was, and started again: .* with sha256"):
+        SOURCES["peer"].apply(peer.host(), restore)
+
+    assert peer.scaled == [("peer0-org1", 0), ("peer0-org1", 1)]
+    assert not list(peer.volumes[PEER].glob(".gxbackup-*"))
+
+
+def test_without_its_identity_nothing_is_stopped(peer: LocalCluster, tmp_path: Path) -> None:
+    restore = work(tmp_path, capture(peer, tmp_path / "day 0"))
+    identity_file = restore.opened[0].identity_file
+    assert identity_file is not None
+    identity_file.unlink()
+
+    with pytest.raises(SetupError, match="age identity .* cannot be read"):
+        SOURCES["peer"].apply(peer.host(), restore)
+
+    assert peer.scaled == []
 
 
 def test_a_changed_byte_is_found_before_the_volume_is_exchanged(peer: LocalCluster, tmp_path: Path) -> None:

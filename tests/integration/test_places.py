@@ -105,13 +105,14 @@ def test_a_packed_file_arrives_as_its_plain_bytes(place: Place, tmp_path: Path, 
     assert ended.stdout == content
 
 
-@pytest.mark.parametrize("content", [bytes(3_000_000), os.urandom(2_000_000)], ids=["packs well", "does not"])
+@pytest.mark.parametrize("damage", ["cut", "its checksum"])
+@pytest.mark.parametrize("content", [bytes(2 * 1024**2), os.urandom(2 * 1024**2)], ids=["packs well", "does not"])
 def test_a_packed_file_that_is_damaged_is_a_failure_and_nothing_waits_for_the_rest(
-    place: Place, tmp_path: Path, content: bytes
+    place: Place, tmp_path: Path, content: bytes, damage: str
 ) -> None:
     file = packed(tmp_path / "input", content)
     whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+    file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
 
     with pytest.raises((CommandError, IntegrityError)):
         place.write(["cat"], PackedFile(file, len(content)), timeout_seconds=60)

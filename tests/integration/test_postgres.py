@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
+from gxbackup import staging
 from gxbackup.adapters import containers
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.host import Host
-from gxbackup.errors import CollectError, CommandError, IntegrityError, RestoreError, SetupError, SourceMissingError
+from gxbackup.errors import (
+    CollectError,
+    CommandError,
+    IntegrityError,
+    RestoreError,
+    SetupError,
+    SourceMissingError,
+    StagingError,
+)
 from gxbackup.model import Capture
 from gxbackup.scratch import postgres as scratch
 from gxbackup.sources.postgres import Postgres
@@ -120,6 +129,16 @@ def test_what_is_counted_is_what_is_dumped_though_rows_go_meanwhile(
         ]
         assert any(b"pg_dump" in command for command in commands)
         assert not any(PASSWORD.encode() in command for command in commands)
+
+
+def test_a_rehearsal_without_room_to_unpack_says_so(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = backed_up(SOURCE, host, tmp_path / "plain", only="app")
+    monkeypatch.setattr(staging, "SPARE_BYTES", 2**60)
+
+    with pytest.raises(StagingError, match=r"app\.dump\.zst, unpacked, needs up to \d+ bytes"):
+        SOURCE.rehearse(host, work_of(SOURCE, opened, tmp_path))
 
 
 def test_a_rehearsal_names_the_first_difference_and_leaves_nothing(host: Host, tmp_path: Path) -> None:

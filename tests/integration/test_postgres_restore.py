@@ -207,7 +207,7 @@ def test_a_restore_killed_in_the_middle_and_run_again_ends_well(
 def test_without_room_for_the_file_the_archive_is_streamed(
     postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "BEGINNINGS_BYTES", (1000, 20_000))
+    monkeypatch.setattr(loading, "BEGINNINGS_BYTES", (1000, 100_000))
     place = with_programs(postgres, tmp_path, df=DF.format(free=0, total=1000))
 
     said = SOURCE.apply(host_with(pod=place), work_of(SOURCE, held, tmp_path))
@@ -240,6 +240,19 @@ def test_an_archive_is_copied_only_where_it_is_read_in_parallel_and_the_servers_
     asked = (tmp_path / "asked").read_text()
     assert f"--jobs={processors} " in asked
     assert ("--section=post-data" not in asked) == is_copied
+
+
+def test_an_archive_whose_list_is_too_long_is_not_put_where_there_is_no_room_for_it(
+    postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "BEGINNINGS_BYTES", (500, 1000))
+    before = postgres.databases()
+    place = with_programs(postgres, tmp_path, df=DF.format(free=0, total=1000))
+
+    with pytest.raises(RestoreRefusedError, match="expected its list in its first 1000 bytes, or room"):
+        SOURCE.apply(host_with(pod=place), work_of(SOURCE, held, tmp_path))
+
+    assert postgres.databases() == before
 
 
 @pytest.mark.parametrize("since", [12, 99])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,8 @@ import pytest
 import zstandard
 
 from gxbackup import restoring_data
-from gxbackup.errors import IntegrityError
+from gxbackup.errors import IntegrityError, RestoreError
+from gxbackup.model import Artifact
 from gxbackup.opened import Opened, Opening
 from gxbackup.packed import PackedFile
 from gxbackup.restoring import Chosen
@@ -56,8 +58,12 @@ def test_a_packed_file_that_the_disk_gives_back_otherwise_is_named(packed: Packe
 
 
 def opened(tmp_path: Path, keys: Keys, opens: Opening) -> Opened:
-    """Open a sealed artifact as a source does that wants it so."""
-    _, artifact = seal(Bytes(PLAIN), tmp_path, keys, path=PATH, kind="postgres")
+    """Seal an artifact, and open it as a source does that wants it so."""
+    return opened_as(seal(Bytes(PLAIN), tmp_path, keys, path=PATH, kind="postgres")[1], tmp_path, keys, opens)
+
+
+def opened_as(artifact: Artifact, tmp_path: Path, keys: Keys, opens: Opening) -> Opened:
+    """Open an artifact that lies sealed in an area."""
     chosen = Chosen(
         server="mainnet", remote_dir="mainnet", snapshot="20260102_030405", data_type="website", age_hours=1,
         artifacts=(artifact,),
@@ -81,30 +87,42 @@ def test_a_source_that_opens_packed_files_gets_them_proven_and_small(tmp_path: P
     assert one.file.stat().st_size < len(PLAIN) / 2
 
 
-@pytest.mark.parametrize("prove", [True, False])
-def test_a_source_that_reads_sealed_files_opens_them_each_time(tmp_path: Path, keys: Keys, prove: bool) -> None:
+def test_a_source_that_reads_sealed_files_opens_them_each_time(tmp_path: Path, keys: Keys) -> None:
     one = opened(tmp_path, keys, "sealed")
 
     for _ in range(2):
-        with one.chunks(prove=prove) as chunks:
+        with one.chunks() as chunks:
             assert b"".join(chunks) == PLAIN
     assert list(files_of(tmp_path)) == ["app.dump.zst.age"]
 
 
-@pytest.mark.parametrize(("opens", "prove"), [("packed", True), ("sealed", True), ("sealed", False)])
-def test_what_was_sealed_of_other_bytes_never_passes(tmp_path: Path, keys: Keys, opens: Opening, prove: bool) -> None:
+@pytest.mark.parametrize("told", [{"plain_sha256": "0" * 64}, {"plain_size_bytes": 1}])
+@pytest.mark.parametrize("opens", ["plain", "packed", "sealed"])
+def test_what_was_sealed_of_other_bytes_never_passes(
+    tmp_path: Path, keys: Keys, opens: Opening, told: dict[str, Any]
+) -> None:
     _, artifact = seal(Bytes(PLAIN), tmp_path, keys, path=PATH, kind="postgres")
-    told = {"plain_sha256": "0" * 64} if prove else {"plain_size_bytes": artifact.plain_size_bytes + 1}
-    chosen = Chosen(
-        server="mainnet", remote_dir="mainnet", snapshot="20260102_030405", data_type="website", age_hours=1,
-        artifacts=(artifact.model_copy(update=told),),
-    )  # fmt: skip
-    source = cast(Any, type("Source", (), {"opens": opens}))
+    wrong = artifact.model_copy(update=told)
 
     def read() -> None:
-        (one,) = restoring_data.open_all(chosen, tmp_path, keys["recovery"][1], source)
-        with one.chunks(prove=prove) as chunks:
+        with opened_as(wrong, tmp_path, keys, opens).chunks() as chunks:
             list(chunks)
 
     with pytest.raises(IntegrityError, match=r"app\.dump\.zst\.age: expected \d+ plain bytes with sha256"):
         read()
+
+
+def test_whoever_fails_over_what_is_unsealed_leaves_no_thread_however_long_the_error_is_kept(
+    tmp_path: Path, keys: Keys
+) -> None:
+    one = opened(tmp_path, keys, "sealed")
+
+    def fail() -> None:
+        with one.chunks() as chunks:
+            raise RestoreError(f"tar complains of {len(next(chunks))} bytes")
+
+    with pytest.raises(RestoreError) as kept:
+        fail()
+
+    assert kept.value.message.startswith("tar complains")
+    assert not [thread for thread in threading.enumerate() if thread.name == "sha256"]
