@@ -36,5 +36,6 @@ class Opened(Frozen):
 
         Raises: SetupError, SealingError, IntegrityError, as `sealing.unseal` does.
         """
-        with sealing.unseal(self.artifact, self.sealed, sealing.check_identity(self.identity_file)) as chunks:
+        assert self.identity_file, "what is left sealed comes with what opens it"
+        with sealing.unseal(self.artifact, self.sealed, self.identity_file) as chunks:
             yield chunks

@@ -63,3 +63,23 @@ class PackedFile(NamedTuple):
             raise StagingError(
                 f"{file}: cannot be written: {error.strerror}", "make room, or set GX_STAGING_DIR to a larger disk"
             ) from None
+
+
+def path_of(file: Path | PackedFile) -> Path:
+    """Return where a file lies."""
+    return file.path if isinstance(file, PackedFile) else file
+
+
+def plain_size_bytes(file: Path | PackedFile) -> int:
+    """Return how many plain bytes a file holds."""
+    return file.plain_size_bytes if isinstance(file, PackedFile) else file.stat().st_size
+
+
+def plain_pieces(file: Path | PackedFile) -> Iterator[bytes]:
+    """Yield a file's plain bytes. Raises: OSError; IntegrityError where it cannot be unpacked."""
+    if isinstance(file, PackedFile):
+        yield from file.chunks()
+        return
+    with file.open("rb", buffering=0) as source:
+        while chunk := source.read(CHUNK_BYTES):
+            yield chunk

@@ -22,7 +22,7 @@ from tasks.policy import BRIEF, ONCE
 
 @task(task_run_name="open {chosen.data_type} {chosen.snapshot}", **ONCE)
 def open_data(server: str, chosen: Chosen, area: Path, options: dict[str, JsonValue]) -> Work:
-    """Unseal each artifact into private staging and prove it; what is left sealed is proven where it is put back."""
+    """Unseal each artifact into private staging and prove it; what is left sealed is proven by its preview."""
     source = _source(server, chosen.data_type)
     if getattr(source, "namespace", None):
         load_ahead()

@@ -5,30 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-import sys
-import termios
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import ClassVar
 
 from gxbackup.adapters import process
-from gxbackup.adapters.transfer import (
-    CHUNK_BYTES,
-    END_TIMEOUT_SECONDS,
-    PROBE,
-    Incoming,
-    Means,
-    Outgoing,
-    plain_size_bytes,
-    stop,
-    words,
-)
+from gxbackup.adapters.local_input import LocalInput
+from gxbackup.adapters.transfer import CHUNK_BYTES, END_TIMEOUT_SECONDS, PROBE, Incoming, Means, Outgoing, stop, words
 from gxbackup.errors import CommandError, IntegrityError
-from gxbackup.packed import PackedFile
+from gxbackup.packed import PackedFile, plain_size_bytes
 from gxbackup.ports import Ended, PlainStream, Running, StreamEnd
 
 STDERR_KEPT_BYTES = 64 * 1024
@@ -213,56 +202,6 @@ class _Output:
         return StreamEnd()
 
 
-class _Feeder(threading.Thread):
-    """Hands a file to a command's stdin, copied here only to unpack it; its own reading end tells what was left."""
-
-    def __init__(self, pipe: IO[bytes], file: Path | PackedFile) -> None:
-        super().__init__(name="input", daemon=True)
-        self.failure = ""
-        self._pipe = pipe
-        self._file = file
-        self._fed_bytes = 0
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK_BYTES)
-        self._other_end = os.open(f"/proc/self/fd/{pipe.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
-
-    def run(self) -> None:
-        """Feed to the end, or until nobody is there to read."""
-        try:
-            with self._pipe as pipe:
-                if isinstance(self._file, PackedFile):
-                    self._feed(pipe, self._file)
-                    return
-                with self._file.open("rb", buffering=0) as source:
-                    while count := os.sendfile(pipe.fileno(), source.fileno(), None, CHUNK_BYTES):
-                        self._fed_bytes += count
-        except BrokenPipeError:
-            pass
-        except (OSError, IntegrityError) as error:
-            self.failure = f"{error}: "
-
-    def _feed(self, pipe: IO[bytes], file: PackedFile) -> None:
-        for chunk in file.chunks():
-            rest = memoryview(chunk)
-            while rest:
-                count = pipe.write(rest)
-                self._fed_bytes += count
-                rest = rest[count:]
-
-    def read_bytes(self) -> int:
-        """Tell how much the command read, which has ended: a pipe takes a whole file that nobody reads."""
-        while self.is_alive() and not self._unread_bytes():
-            self.join(0.01)
-        return self._fed_bytes - self._unread_bytes()
-
-    def end(self) -> None:
-        """Let go of the input, read or not."""
-        os.close(self._other_end)
-        self.join()
-
-    def _unread_bytes(self) -> int:
-        return int.from_bytes(fcntl.ioctl(self._other_end, termios.FIONREAD, bytes(4)), sys.byteorder)
-
-
 class _LocalRunning:
     def __init__(self, child: process.Child, label: str) -> None:
         assert child.stdout and child.stderr
@@ -286,9 +225,9 @@ class _LocalRunning:
         except BrokenPipeError:
             raise CommandError(f"{self._label}: it ended before it had read its input") from None
 
-    def feeder(self, file: Path | PackedFile) -> _Feeder:
+    def feeder(self, file: Path | PackedFile) -> LocalInput:
         assert self._child.stdin
-        return _Feeder(self._child.stdin, file)
+        return LocalInput(self._child.stdin, file)
 
     def wait(self, timeout_seconds: float) -> int:
         try:

@@ -18,7 +18,7 @@ from typing import IO, NamedTuple, Protocol, cast
 import zstandard
 
 from gxbackup.errors import CommandError, IntegrityError
-from gxbackup.packed import PackedFile
+from gxbackup.packed import PackedFile, path_of, plain_pieces, plain_size_bytes
 from gxbackup.ports import Running, StreamEnd
 
 CHUNK_BYTES = 1024 * 1024
@@ -231,26 +231,6 @@ class Outgoing(threading.Thread):
             if piece := packer.compress(chunk):
                 yield piece
         yield packer.flush()
-
-
-def path_of(file: Path | PackedFile) -> Path:
-    """Return where a file lies."""
-    return file.path if isinstance(file, PackedFile) else file
-
-
-def plain_size_bytes(file: Path | PackedFile) -> int:
-    """Return how many plain bytes a file holds."""
-    return file.plain_size_bytes if isinstance(file, PackedFile) else file.stat().st_size
-
-
-def plain_pieces(file: Path | PackedFile) -> Iterator[bytes]:
-    """Yield a file's plain bytes. Raises: OSError; IntegrityError where it cannot be unpacked."""
-    if isinstance(file, PackedFile):
-        yield from file.chunks()
-        return
-    with file.open("rb", buffering=0) as source:
-        while chunk := source.read(CHUNK_BYTES):
-            yield chunk
 
 
 def words(stderr: bytes) -> tuple[dict[str, str], str]:

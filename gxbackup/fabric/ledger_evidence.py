@@ -1,14 +1,21 @@
-"""What the copied files of a ledger tell of it: channels, heights, tips. Reads the copy alone, never a node's own."""
+"""
+What the copied files of a ledger tell of it: channels, heights, tips; and whose ledgers are missed.
+
+Reads the copy alone, never a node's own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from gxbackup.errors import IntegrityError
 from gxbackup.fabric import blocks
-from gxbackup.model import Evidence
+from gxbackup.model import Artifact, Evidence
+
+NOT_THERE = "expected as in the last good copy, seen on no node; gone on purpose? name it in source.retired"
 
 
 def blocks_seen(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:
@@ -29,3 +36,9 @@ def blocks_seen(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:
     if not seen and not shortfalls:
         shortfalls.append(f"{label}: expected channels in {chains.name}, seen none")
     return {**evidence, "heights": seen, "tips": tips}, tuple(shortfalls)
+
+
+def missed(last_good: Sequence[Artifact], seen: Collection[str], retired: Collection[str]) -> list[JsonValue]:
+    """Return the pods that the last good copy was taken of, and that neither run nor are retired now."""
+    known = {str(artifact.settings["pod"]) for artifact in last_good if "pod" in artifact.settings}
+    return [*sorted(known - set(seen) - set(retired))]

@@ -11,11 +11,11 @@ from pathlib import Path
 from gxbackup import incremental, trees
 from gxbackup.adapters import process
 from gxbackup.errors import CollectError
-from gxbackup.frozen_copy import FrozenCopy
+from gxbackup.frozen_copy import OURS, FrozenCopy
 from gxbackup.model import Capture, Evidence
 from gxbackup.ports import PlainStream
 from gxbackup.tar_messages import TarMessages
-from gxbackup.tar_output import TarOutput
+from gxbackup.tar_output import PIPE_BYTES, TarOutput
 
 
 @contextmanager
@@ -35,6 +35,15 @@ def level_of(
         finally:
             process.end(tar)
             messages.join()
+
+
+def level_size_bytes(folder: Path, since: float) -> int:
+    """Return about how much tar will write: files that changed since a time."""
+    return PIPE_BYTES + sum(
+        member.size_bytes
+        for member in trees.walk(folder)
+        if member.mtime >= since and not member.name.startswith(OURS.encode())
+    )
 
 
 def _require_whole(tree: Path, evidence: Evidence, label: str) -> None:

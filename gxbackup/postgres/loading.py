@@ -51,7 +51,7 @@ _TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTA
 
 
 class Room(Frozen):
-    """What a restore fills: a server of this version, its folder, and what its disk must still take to be exact."""
+    """What a restore fills: a server of this version, its own folder, and how much its disk must still take."""
 
     version: int
     folder: str

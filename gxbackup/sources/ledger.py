@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -26,23 +26,21 @@ from gxbackup.adapters.volumes import inside, reached, used_at
 from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
-from gxbackup.fabric.ledger_evidence import blocks_seen
+from gxbackup.fabric.ledger_evidence import NOT_THERE, blocks_seen, missed
 from gxbackup.fabric.ledger_folder import CLAIM, CONTAINER, frozen_copy, ledger_folder, seen_in_containers
-from gxbackup.fabric.ledger_level import level_of
+from gxbackup.fabric.ledger_level import level_of, level_size_bytes
 from gxbackup.fabric.ledger_restore import LedgerRestore, apply_together
 from gxbackup.fabric.one_moment import settle
-from gxbackup.frozen_copy import OURS, FrozenCopy
+from gxbackup.frozen_copy import FrozenCopy
 from gxbackup.model import Artifact, Capture
 from gxbackup.opened import Opening
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Restorable, Work
 from gxbackup.sources.directory import AbsolutePath
-from gxbackup.tar_output import PIPE_BYTES
 
 HOW_READ = (
     "a ledger is read on the node that runs its pod: in its claim's folder, else as its running containers see it"
 )
-NOT_THERE = "expected as in the last good copy, seen on no node; gone on purpose? name it in source.retired"
 
 
 class Ledger(Restorable):
@@ -280,7 +278,7 @@ class Ledger(Restorable):
                 name=f"{pod.name}.level{settings['level']}.tar",
                 settings=settings,
                 evidence={"node": pod.node, "volume": found.volume},
-                expected_size_bytes=_size_bytes(found.path, incremental.remembered_at(area) if base else 0),
+                expected_size_bytes=level_size_bytes(found.path, incremental.remembered_at(area) if base else 0),
                 base=base[0] if base else None,
             )
 
@@ -292,18 +290,3 @@ def _failing(capture: Capture, error: BackupError) -> Capture:
 
 def _with(capture: Capture, settings: dict[str, JsonValue]) -> Capture:
     return capture.model_copy(update={"settings": {**capture.settings, **settings}})
-
-
-def missed(last_good: Sequence[Artifact], seen: Collection[str], retired: Collection[str]) -> list[JsonValue]:
-    """Return the pods that the last good copy was taken of, and that neither run nor are retired now."""
-    known = {str(artifact.settings["pod"]) for artifact in last_good if "pod" in artifact.settings}
-    return [*sorted(known - set(seen) - set(retired))]
-
-
-def _size_bytes(folder: Path, since: float) -> int:
-    """Return about how much tar will write: files that changed since a time."""
-    return PIPE_BYTES + sum(
-        member.size_bytes
-        for member in trees.walk(folder)
-        if member.mtime >= since and not member.name.startswith(OURS.encode())
-    )
