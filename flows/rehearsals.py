@@ -12,7 +12,7 @@ from flows.proofs import checking, end
 from flows.recipes import tell
 from gxbackup import clock, drill
 from gxbackup.drill import Step
-from gxbackup.errors import BackupError
+from gxbackup.errors import words
 from gxbackup.health import Finding
 from gxbackup.proofs import Rehearsal
 from gxbackup.restoring import Chosen
@@ -75,7 +75,7 @@ def _step(server: str, data_type: str) -> Step:
             download(chosen, area)
             told = _to_scratch(server, chosen, area)
     except Exception as error:  # noqa: BLE001 - it hides nothing: the step is failed, and so is the run
-        failure = error.message if isinstance(error, BackupError) else f"{type(error).__name__}: {error}"
+        failure = words(error)
         get_run_logger().warning("%s %s: %s", server, data_type, error)
     rehearsal = None
     if chosen is not None:

@@ -43,6 +43,11 @@ class BackupError(Exception):
         return (_rebuild, (type(self), self.message, self.hints, self.retryable))
 
 
+def words(error: BaseException) -> str:
+    """Return what an error says to a person, without its hints; of one that is not ours, its kind too."""
+    return error.message if isinstance(error, BackupError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
 def _rebuild(kind: type[BackupError], message: str, hints: tuple[str, ...], retryable: bool) -> BackupError:
     error = kind.__new__(kind)
     BackupError.__init__(error, message, *hints, retryable=retryable)

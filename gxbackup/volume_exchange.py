@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gxbackup import clock
-from gxbackup.errors import BackupError, CommandError, RestoreError, RestoreRefusedError
+from gxbackup.errors import BackupError, CommandError, RestoreError, RestoreRefusedError, words
 from gxbackup.ports import Place
 
 OURS = ".gxbackup-"
@@ -116,9 +116,8 @@ class VolumeExchange:
         self, label: str, claim: str, error: BaseException, worse: BackupError, *, exchanged: bool
     ) -> RestoreError:
         """Return what a person must know where `undo` failed after another error: nothing may be started on this."""
-        why = error.message if isinstance(error, BackupError) else type(error).__name__
         return RestoreError(
-            f"{label}: {why}; and what was there could not be put back: {worse.message}",
+            f"{label}: {words(error)}; and what was there could not be put back: {worse.message}",
             f"it is stopped: start it on nothing else; its old content lies in "
             f"{self.before if exchanged else UNDO} on claim {claim}",
             *([] if exchanged else ["start this restore again: it first puts that back"]),

@@ -46,7 +46,9 @@ NETWORK = "tests/cluster/test_ledger_flows.py"
 LEDGER_FLOWS = f"{NETWORK}::test_a_destroyed_network_comes_back_with_equal_heights_and_commits_the_next_block"
 LEDGERS = "tests/flows/test_fabric_ledgers.py"
 FIVE_HOSTS = "tests/integration/test_five_hosts.py"
-HOST_CONFIG = (f"{RESTORE}::test_host_config_comes_back_file_by_file_and_nothing_is_deleted",)
+HOST_CONFIG = (
+    "tests/flows/test_restore_host_config.py::test_host_config_comes_back_file_by_file_and_nothing_is_deleted",
+)
 DRILL = f"{MAINNET}::test_the_monthly_drill_brings_everything_back_from_the_remote_alone_with_figures"
 ROWS = (
     Row("Website Files", ("vps1",), "website", 24, 30, "restore-website", (
@@ -77,7 +79,7 @@ ROWS = (
     Row("CouchDB (Fabric)", ("mainnet",), "couchdb-fabric", 24, 30, "restore-couchdb", (
         f"{COUCHDB}::test_by_default_a_state_ahead_of_its_peer_is_dropped_and_the_peer_makes_it_anew",
         f"{COUCHDB}::test_destroyed_databases_come_back_with_every_revision_while_the_peer_is_stopped",
-        "tests/integration/test_couchdb_source.py::test_documents_replace_the_state_and_a_copy_of_it_stays",
+        "tests/integration/test_couchdb_restore.py::test_documents_replace_the_state_and_a_copy_of_it_stays",
     )),
     Row("CA PostgreSQL", ("mainnet",), "postgres-ca", 24, 90, "restore-ca-postgres", (
         f"{MAINNET}::test_a_table_and_a_database_of_the_cas_come_back_row_for_row",

@@ -18,7 +18,7 @@ from gxbackup.couchdb.client import CouchClient
 from gxbackup.couchdb.dump import in_order
 from gxbackup.couchdb.loading import compare, drop, held, is_begun, load, settle
 from gxbackup.couchdb.safety import Safety, finish, there_before
-from gxbackup.errors import BackupError, RestoreError, RestoreRefusedError
+from gxbackup.errors import BackupError, RestoreError, RestoreRefusedError, words
 from gxbackup.model import Evidence
 
 INTERNAL = "fabric__internal"
@@ -93,7 +93,7 @@ def put_documents(
         with suppress(BackupError):  # what marks an attempt misleads no other one
             settle(client, names)
     except BaseException as error:
-        said = error.message if isinstance(error, BackupError) else f"{type(error).__name__}: {error}"
+        said = words(error)
         try:
             _load(client, copy, names, there_before(copy))
         except BackupError as second:

@@ -20,7 +20,7 @@ from gxbackup import trees
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.adapters.volumes import inside
-from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError
+from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError, words
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_folder import Home, home_of
@@ -30,8 +30,6 @@ from gxbackup.volume_exchange import UNDO, VolumeExchange
 if TYPE_CHECKING:
     from gxbackup.sources.base import Opened, Work
     from gxbackup.sources.ledger import Ledger
-
-_UNLIKE = ("those restored and those as they were may differ in height: stop them all, and restore the same set again",)
 
 
 class LedgerRestore:
@@ -48,6 +46,8 @@ class LedgerRestore:
         self.pod = str(last.settings["pod"])
         self._settings = last.settings
         self._evidence = last.evidence
+        self._exchange = VolumeExchange(LocalPlace("this host"), "")
+        self._is_touched = self._is_prepared = self._is_exchanged = False
 
     @cached_property
     def _home(self) -> Home:
@@ -114,35 +114,59 @@ class LedgerRestore:
         assert self._host is not None
         return self._host.cluster.replicas(self._namespace, self._statefulset)
 
+    def prepare(self) -> None:
+        """Stop, unpack beside, and prove; what is there stays in its place. On failure, as after it: see `withdraw`."""
+        self.stop()
+        with self._reached() as folder:
+            self._exchange.folder, self._is_touched = str(folder), True
+            self._exchange.recover()  # what a killed restore half moved counts as what is there
+            self._require_consent(folder)
+            self._unpack(self._exchange)
+        self._is_prepared = True
+
     def apply(self, had: int | None = None) -> list[str]:
         """
-        Stop, unpack beside, prove, exchange, start, compare. On failure the old content is in place and started.
+        Prepare, unless that is done; exchange, start, compare. On failure the old content is in place and started.
 
         `had` is how many pods there were before the caller stopped them: none, and on failure it stays stopped. Where
         the old content cannot be put back, it does too, and the RestoreError says where that lies.
         """
         again = max(1, self.replicas()) if had is None else had
-        exchange = VolumeExchange(LocalPlace("this host"), "")
-        touched = exchanged = False
         try:
-            self.stop()
+            if self._is_prepared:
+                self.stop()  # somebody may have started it since
+            else:
+                self.prepare()
             with self._reached() as folder:
-                exchange.folder, touched = str(folder), True
-                exchange.recover()  # what a killed restore half moved counts as what is there
-                self._require_consent(folder)
-                self._unpack(exchange)
-                exchange.exchange()
-                exchanged = True
+                self._exchange.folder = str(folder)  # a driver mounts it for another pod in another place
+                self._exchange.exchange()
+                self._is_exchanged = True
             self.scale(max(1, again))
             told = self._compare()
         except BaseException as error:  # also where the run is cancelled: a node that stands still helps nobody
-            if touched:
-                self._undo(exchange, error, exchanged=exchanged)
-            self.scale(again)
+            self.withdraw(again, error)
             if not isinstance(error, BackupError):
                 raise
-            raise RestoreError(f"{self.pod}: {_as_it_was(again)}: {error.message}", *error.hints) from error
-        return [f"{self.pod}: restored and started {told}; what was there lies in {exchange.before} on its volume"]
+            raise RestoreError(f"{self.pod}: {as_it_was(again)}: {error.message}", *error.hints) from error
+        before = self._exchange.before
+        return [f"{self.pod}: restored and started {told}; what was there lies in {before} on its volume"]
+
+    def withdraw(self, had: int, error: BaseException) -> None:
+        """
+        Put the old content in its place, and give the node the pods that it had: none, and it stays stopped.
+
+        Raises: RestoreError where the first fails, and then nothing may be started; or where they do not get ready.
+        """
+        if self._is_touched:
+            self._undo(error)
+        try:
+            if had:
+                self.scale(had)
+        except BackupError as worse:
+            raise RestoreError(
+                f"{self.pod}: its volume is as it was, and it is asked to start: {worse.message}",
+                *worse.hints, f"before that: {words(error)}",
+            ) from error  # fmt: skip
 
     def _compare(self) -> str:
         """Hold the started node's heights against those kept; say them. Raises: IntegrityError."""
@@ -157,13 +181,13 @@ class LedgerRestore:
             raise IntegrityError(f"{self.pod}: expected heights {_told(kept)} or more, seen {_told(there)}: {low[0]}")
         return f"at {_told(there)} in {folder}"
 
-    def _undo(self, exchange: VolumeExchange, error: BaseException, *, exchanged: bool) -> None:
-        """Put the old content in its place. Raises: RestoreError where that fails: then nothing may be started."""
+    def _undo(self, error: BaseException) -> None:
+        exchange, exchanged = self._exchange, self._is_exchanged
         try:
             if exchanged:
                 self.stop()
             with self._reached() as folder:
-                exchange.folder = str(folder)  # a driver mounts it for another pod in another place
+                exchange.folder = str(folder)
                 exchange.undo(exchanged=exchanged)
         except BackupError as worse:
             claim = f"{self._namespace}/{self._home.claim}"
@@ -234,32 +258,6 @@ class LedgerRestore:
             return {}  # what is there is broken: that is why it is restored
 
 
-def apply_together(restores: Sequence[LedgerRestore]) -> list[str]:
-    """
-    Stop all of them, then put one after the other back and start it.
-
-    On failure, or where the run is cancelled, those whose turn had not come are scaled back to what they had.
-    Raises: RestoreError that names those already restored, and those that are as they were.
-    """
-    had = {one.pod: one.replicas() for one in restores}
-    waiting, restored, told = list(restores), [], []
-    try:
-        for one in restores:
-            one.stop()
-        while waiting:
-            one = waiting.pop(0)  # from here on its own `apply` answers for it
-            told += one.apply(had[one.pod])
-            restored.append(one.pod)
-    except BaseException as error:
-        states = [f"restored and started: {', '.join(restored)}"] if restored else []
-        states += [_scaled_back(one, had[one.pod]) for one in waiting]
-        if not isinstance(error, BackupError):
-            error.add_note("; ".join(states))
-            raise
-        raise RestoreError("; ".join([error.message, *states]), *error.hints, *(_UNLIKE if restored else ())) from error
-    return told
-
-
 def _made(volume: Path, below: str) -> Path:
     """Return a folder of a volume; one that lost all lacks it: it is made then as a kubelet makes a subPath's."""
     inside(volume, below)
@@ -273,17 +271,8 @@ def _made(volume: Path, below: str) -> Path:
     return folder
 
 
-def _scaled_back(one: LedgerRestore, had: int) -> str:
-    """Give a stopped node, not touched otherwise, the pods that it had; say what became of it."""
-    try:
-        if had:
-            one.scale(had)
-    except BackupError as worse:
-        return f"{one.pod}: its volume is as it was, and it is asked to start: {worse.message}"
-    return f"{one.pod}: {_as_it_was(had)}"
-
-
-def _as_it_was(had: int) -> str:
+def as_it_was(had: int) -> str:
+    """Say that a node is as it was, which had so many pods."""
     return "as it was, and started again" if had else "as it was, and stopped as before"
 
 

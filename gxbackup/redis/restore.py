@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from gxbackup.errors import BackupError, RestoreError
+from gxbackup.errors import BackupError, RestoreError, words
 from gxbackup.model import Evidence
 from gxbackup.ports import Place
 from gxbackup.redis import swap
@@ -101,7 +101,7 @@ def _lasting(count: KeyCount) -> int:
 
 def _undone(target: Target, files: DataFiles, error: BaseException, exchanged: bool) -> BaseException:
     """Put back what was there and start it; return what to raise. `exchanged`: the new data was in its place."""
-    said = error.message if isinstance(error, BackupError) else f"{type(error).__name__}: {error}"
+    said = words(error)
     hints = error.hints if isinstance(error, BackupError) else ()
     try:
         target.stop()

@@ -29,7 +29,8 @@ from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_evidence import NOT_THERE, blocks_seen, missed
 from gxbackup.fabric.ledger_folder import CLAIM, CONTAINER, frozen_copy, ledger_folder, seen_in_containers
 from gxbackup.fabric.ledger_level import level_of, level_size_bytes
-from gxbackup.fabric.ledger_restore import LedgerRestore, apply_together
+from gxbackup.fabric.ledger_restore import LedgerRestore
+from gxbackup.fabric.ledgers_together import apply_together
 from gxbackup.fabric.one_moment import settle
 from gxbackup.frozen_copy import FrozenCopy
 from gxbackup.model import Artifact, Capture

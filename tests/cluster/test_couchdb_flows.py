@@ -17,8 +17,8 @@ from gxbackup.couchdb.loading import drop
 from gxbackup.errors import RestoreRefusedError
 from tests.cluster.couchdb_estate import PEER, fabric_state, state, without_revisions
 from tests.cluster.protected import ServerPlace
+from tests.integration.couchdb_dumps import put, revision
 from tests.integration.couchdb_servers import programs_path
-from tests.integration.test_couchdb_source import put, revision
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("prefect_server")]
 HEIGHT = 77

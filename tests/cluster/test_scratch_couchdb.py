@@ -15,9 +15,9 @@ from gxbackup.adapters.containers import THROWAWAY
 from gxbackup.couchdb.client import CouchClient
 from gxbackup.errors import CollectError, SetupError
 from gxbackup.scratch.couchdb import CONTAINER_USER, IMAGE_VARIABLE, scratch_couchdb
+from tests.integration.couchdb_dumps import HOST, source, taken, work
 from tests.integration.couchdb_servers import PROGRAMS, GoldenCouch, golden
 from tests.integration.docker_engine import root_filesystem
-from tests.integration.test_couchdb_source import HOST, source, taken, work
 
 pytestmark = pytest.mark.cluster
 IMAGE = f"gxt-couchdb-{os.getpid()}:1"

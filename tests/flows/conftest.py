@@ -11,6 +11,8 @@ import pytest
 from estate import Estate
 from site_tree import make_website
 
+from flows.restore_website import restore_website
+from gxbackup.model import Manifest
 from tasks import host
 from tests.prefect_server import serving_flows
 
@@ -66,6 +68,19 @@ class Place(Estate):
     def staged(self) -> list[str]:
         """Return what lies in staging besides the memory of what was written last."""
         return [entry.name for entry in self.staging.iterdir() if entry.name != "last-written"]
+
+
+def restore(**parameters: Any) -> None:
+    restore_website(**{"restart_container": "", **parameters})
+
+
+def beside(place: Place) -> list[str]:
+    """What lies beside the website's folder."""
+    return sorted(entry.name for entry in place.site.parent.iterdir() if entry != place.site)
+
+
+def manifest_of(folder: Path) -> Manifest:
+    return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
 
 
 @pytest.fixture(scope="session")

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from docker.models.containers import Container
-from estate import BIN, await_condition, free_port
+from estate import await_condition
 from site_tree import describe
 
 from flows.backup_vps1 import backup_vps1
 from flows.backup_vps3 import backup_vps3
-from flows.list_snapshots import list_snapshots
 from flows.prune_snapshots import prune_snapshots
 from flows.restore_compose_config import restore_compose_config
-from flows.restore_host_config import restore_host_config
-from flows.restore_website import restore_website
 from gxbackup import locks
-from gxbackup.errors import BackupError, IntegrityError, RestoreRefusedError, SealingError, SetupError
+from gxbackup.errors import RestoreRefusedError, SealingError, SetupError
 from gxbackup.locks import locked
 from tasks import approval
-from tests.conformance.conftest import obscured
-from tests.flows.conftest import Place
-from tests.integration.docker_engine import Engine, running_engine
-
-
-def restore(**parameters: Any) -> None:
-    restore_website(**{"restart_container": "", **parameters})
-
-
-def beside(place: Place) -> list[str]:
-    """What lies beside the website's folder."""
-    return sorted(entry.name for entry in place.site.parent.iterdir() if entry != place.site)
+from tests.flows.conftest import Place, beside, restore
 
 
 def test_a_destroyed_website_comes_back_equal_in_every_byte_and_attribute(place: Place) -> None:
@@ -248,297 +231,6 @@ def test_no_identity_is_said_clearly(place: Place, monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(SetupError, match="GX_IDENTITY_FILE is not set"):
         restore()
-
-
-def sealed(folder: Path) -> Path:
-    return folder / "files" / "website" / "website.tar.zst.age"
-
-
-def cut(older: Path, newest: Path) -> None:
-    os.truncate(sealed(newest), sealed(newest).stat().st_size - 1)
-
-
-def turn_a_bit(older: Path, newest: Path) -> None:
-    body = bytearray(sealed(newest).read_bytes())
-    body[len(body) // 2] ^= 1
-    sealed(newest).write_bytes(body)
-
-
-def swap_days(older: Path, newest: Path) -> None:
-    shutil.copy(sealed(older), sealed(newest))
-
-
-def lose(older: Path, newest: Path) -> None:
-    sealed(newest).unlink()
-
-
-@pytest.mark.parametrize("harm", [cut, turn_a_bit, swap_days, lose])
-def test_a_damaged_artifact_is_never_restored_and_the_older_one_is(place: Place, harm: Any, tmp_path: Path) -> None:
-    older = backup_vps1()
-    newest = backup_vps1()
-    harm(*place.snapshots())
-    before = describe(place.site)
-
-    with pytest.raises((IntegrityError, RestoreRefusedError)):
-        restore(mode="in-place", approve=True, snapshot=newest)
-
-    assert describe(place.site) == before
-    assert beside(place) == []
-    restore(mode="scratch", snapshot=older, target=str(tmp_path / "look"))
-    assert describe(tmp_path / "look") == before
-
-
-def edit_manifest(folder: Path) -> None:
-    manifest = folder / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"keep_days": 30', '"keep_days": 1'))
-
-
-def sign_as_another_host(folder: Path) -> None:
-    from gxbackup import signing
-
-    place_root = folder.parent.parent.parent
-    key = signing.load_key(place_root / "keys" / "vps3.key")
-    (folder / "manifest.json.sig").write_bytes(signing.sign(key, (folder / "manifest.json").read_bytes()))
-
-
-def lose_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-
-
-@pytest.mark.parametrize(
-    ("harm", "why"),
-    [
-        (edit_manifest, "not signed by a trusted host"),
-        (sign_as_another_host, "not signed by a trusted host"),
-        (lose_manifest, "it has no manifest"),
-    ],
-)
-def test_a_snapshot_that_is_not_to_be_trusted_is_refused_by_name_and_passed_over_by_latest(
-    place: Place, harm: Any, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    older = backup_vps1()
-    newest = backup_vps1()
-    harm(place.snapshots()[-1])
-
-    with pytest.raises(RestoreRefusedError, match=why):
-        restore(mode="scratch", snapshot=newest, target=str(tmp_path / "one"))
-
-    restore(mode="scratch", target=str(tmp_path / "two"))
-    assert f"vps1 {older}" in caplog.text
-    assert describe(tmp_path / "two") == describe(place.site)
-
-
-def test_an_incomplete_snapshot_is_refused_for_what_it_lacks_only(place: Place, tmp_path: Path) -> None:
-    backup_vps1()
-    shutil.move(place.site, tmp_path / "away")
-    with pytest.raises(BackupError):
-        backup_vps1()
-    incomplete = place.snapshots()[-1].name
-
-    with pytest.raises(RestoreRefusedError, match=r"website .*: refused: .*gxcoin\.money"):
-        restore(mode="scratch", snapshot=incomplete, target=str(tmp_path / "one"))
-
-    restore(mode="scratch", target=str(tmp_path / "two"))
-    assert describe(tmp_path / "two") == describe(tmp_path / "away")
-
-
-def test_an_unknown_snapshot_names_those_that_are_there(place: Place) -> None:
-    snapshot = backup_vps1()
-
-    with pytest.raises(RestoreRefusedError, match=r"20200101_000000: refused: there is no such snapshot") as failure:
-        restore(snapshot="20200101_000000")
-
-    assert f"good snapshots: {snapshot}" in str(failure.value)
-
-
-def test_a_container_that_does_not_come_back_is_said_and_the_tree_stays(place: Place) -> None:
-    before = describe(place.site)
-    backup_vps1()
-    shutil.rmtree(place.site)
-    place.play("vps1")
-    os.environ["DOCKER_HOST"] = f"unix://{place.root}/no-engine.sock"
-
-    try:
-        with pytest.raises(BackupError, match="restored and proven, but its container did not come back"):
-            restore_website(mode="in-place", approve=True)
-    finally:
-        del os.environ["DOCKER_HOST"]
-
-    assert describe(place.site) == before
-
-
-@pytest.fixture
-def engine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """A real Docker Engine, and the one that this process asks."""
-    with running_engine(tmp_path_factory.mktemp("d")) as started:
-        monkeypatch.setenv("DOCKER_HOST", started.url)
-        yield started
-
-
-def served(container: Container, path: str) -> bytes:
-    """Read a file where the container sees it; empty where it sees none."""
-    status, content = container.exec_run(["cat", path], stderr=False)
-    return bytes(content) if status == 0 else b""
-
-
-def test_the_container_is_restarted_and_serves_the_restored_site(place: Place, engine: Engine) -> None:
-    before, page = describe(place.site), (place.site / "index.html").read_bytes()
-    backup_vps1()
-    # The site itself: a container that is not restarted keeps the folder that it was started with.
-    engine.run("gxcoin-app-green", volumes=[f"{place.site}:/site:ro"])
-    with engine.container("gxcoin-app-green") as container:
-        started = container.attrs["State"]["StartedAt"]
-        assert served(container, "/site/index.html") == page
-        shutil.rmtree(place.site)
-        assert served(container, "/site/index.html") == b""
-
-        restore(mode="in-place", approve=True)
-        assert served(container, "/site/index.html") == b""
-        shutil.rmtree(place.site)
-        restore_website(mode="in-place", approve=True)
-
-        container.reload()
-        assert container.attrs["State"]["Running"]
-        assert container.attrs["State"]["StartedAt"] > started
-        assert served(container, "/site/index.html") == page
-        assert served(container, "/site/private/.env") == (place.site / "private" / ".env").read_bytes()
-    assert describe(place.site) == before
-
-
-@pytest.fixture(params=["a folder", "a remote that rclone.conf names"])
-def kept_at(request: pytest.FixtureRequest, place: Place, tmp_path: Path) -> dict[str, str]:
-    """Keep snapshots elsewhere; give what a recovery there must know beside the page."""
-    if request.param == "a folder":
-        place.create(lambda document: document["remote"].update(part_size_bytes=1024**2))
-        return {"REMOTE": str(place.remote), "RCLONE_CONFIG": str(tmp_path / "none")}
-    port, login = free_port(), ("--user", "gx", "--pass", "letmein")
-    words = ("serve", "webdav", str(place.remote), "--addr", f"127.0.0.1:{port}")
-    server = place.start("webdav", str(BIN / "rclone"), *words, *login)
-    await_condition("WebDAV", lambda: is_open(port), 60, died=lambda: server.poll() is not None)
-    config = place.root / "rclone.conf"
-    config.write_text(
-        f"[backup]\ntype = webdav\nurl = http://127.0.0.1:{port}\nvendor = other\nuser = gx\n"
-        f"pass = {obscured('letmein')}\n"
-    )
-    config.chmod(0o600)
-    place.create(lambda document: document["remote"].update(part_size_bytes=1024**2, path="backup:gx-backups"))
-    return {"RCLONE_CONFIG": str(config)}
-
-
-def is_open(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
-
-
-def test_recover_page_is_followed_literally_with_nothing_of_ours(
-    place: Place, kept_at: dict[str, str], tmp_path: Path
-) -> None:
-    backup_vps1()
-    (page,) = place.remote.rglob("RECOVER.md")
-    blocks = [block.split("\n", 1)[1] for block in page.read_text().split("```")[1::2]]
-
-    subprocess.run(
-        ["bash", "-c", "\n".join(blocks)], check=True, stdout=subprocess.DEVNULL,
-        env={
-            "PATH": place.environment()["PATH"], "HOME": str(tmp_path), "IDENTITY": str(place.identity),
-            "WORK": str(tmp_path / "work"), **kept_at,
-        },
-    )  # fmt: skip
-
-    assert describe(tmp_path / "work" / "tree" / "website") == describe(place.site)
-    assert describe(tmp_path / "work" / "tree" / "system-config") == describe(place.etc)
-
-
-def as_overlay(place: Place, root: Path) -> None:
-    def edit(document: dict[str, Any]) -> None:
-        types = document["servers"]["vps1"]["data_types"]
-        types["system-config"].update(
-            source={"kind": "directory", "root": str(root), "paths": ["etc"], "restores": "overlay"},
-            restore_flow="restore-host-config",
-        )
-
-    place.create(edit)
-
-
-def test_host_config_comes_back_file_by_file_and_nothing_is_deleted(place: Place) -> None:
-    as_overlay(place, place.root)
-    (place.etc / "nginx").mkdir()
-    (place.etc / "nginx" / "site.conf").write_text("good\n")
-    backup_vps1()
-    (place.etc / "nginx" / "site.conf").write_text("bad\n")
-    (place.etc / "hostname").write_text("another\n")
-    (place.etc / "added-since").write_text("new\n")
-
-    restore_host_config(server="vps1", mode="in-place", approve=True)
-
-    assert (place.etc / "nginx" / "site.conf").read_text() == "good\n"
-    assert (place.etc / "hostname").read_text() == "another\n"
-    assert (place.etc / "added-since").read_text() == "new\n"
-    assert place.staged() == []
-
-
-def test_host_config_plans_first_and_takes_only_what_is_named(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    as_overlay(place, place.root)
-    for name in ("one", "two"):
-        (place.etc / name).write_text("good\n")
-    backup_vps1()
-    for name in ("one", "two"):
-        (place.etc / name).write_text("bad\n")
-
-    restore_host_config(server="vps1", only=["etc/one"])
-    assert (place.etc / "one").read_text() == "bad\n"
-    assert "replace etc/one" in caplog.text
-
-    restore_host_config(server="vps1", only=["etc/one"], mode="in-place", approve=True)
-    assert (place.etc / "one").read_text() == "good\n"
-    assert (place.etc / "two").read_text() == "bad\n"
-
-
-def test_an_older_copy_of_etc_does_not_overwrite_a_newer_one_of_what_lies_below(place: Place) -> None:
-    (place.etc / "rancher" / "k3s").mkdir(parents=True)
-    (place.etc / "rancher" / "k3s" / "config.yaml").write_text("old\n")
-
-    def edit(document: dict[str, Any]) -> None:
-        types = document["servers"]["vps1"]["data_types"]
-        for name, path in (("system-config", "etc"), ("k3s-config", "etc/rancher/k3s")):
-            types[name] = {
-                **types["system-config"],
-                "source": {"kind": "directory", "root": str(place.root), "paths": [path], "restores": "overlay"},
-                "restore_flow": "restore-host-config",
-            }
-
-    place.create(edit)
-    backup_vps1(only=["system-config"])
-    (place.etc / "rancher" / "k3s" / "config.yaml").write_text("newer\n")
-    backup_vps1(only=["k3s-config"])
-    (place.etc / "rancher" / "k3s" / "config.yaml").write_text("broken\n")
-    (place.etc / "passwd").unlink()
-
-    restore_host_config(server="vps1", mode="in-place", approve=True, with_identity=True)
-
-    assert (place.etc / "rancher" / "k3s" / "config.yaml").read_text() == "newer\n"
-    assert (place.etc / "passwd").exists()
-
-
-def test_host_config_says_which_path_or_data_type_is_unknown(place: Place) -> None:
-    as_overlay(place, place.root)
-    backup_vps1()
-
-    with pytest.raises(RestoreRefusedError, match="only etc/no-such"):
-        restore_host_config(server="vps1", only=["etc/no-such"])
-    with pytest.raises(RestoreRefusedError, match="data type 'website': not put back by this restore"):
-        restore_host_config(server="vps1", data_types=["website"])
-
-
-def test_listing_tells_what_is_held_and_what_is_not_trusted(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    good, bad = backup_vps1(), backup_vps1()
-    edit_manifest(place.snapshots()[-1])
-
-    list_snapshots(server="vps1")
-
-    assert f"| {good} | complete | website, system-config |" in caplog.text
-    assert f"| {bad} | **not trusted**" in caplog.text
 
 
 def test_pruning_by_hand_says_what_it_would_do_and_does_nothing_by_default(

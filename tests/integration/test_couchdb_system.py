@@ -13,8 +13,8 @@ from gxbackup.couchdb.client import Answer, CouchClient, path_of
 from gxbackup.couchdb.dump import Dump
 from gxbackup.couchdb.loading import compare
 from gxbackup.errors import IntegrityError, RestoreError
+from tests.integration.couchdb_dumps import HOST, lines, revision, source, taken, work
 from tests.integration.couchdb_servers import GoldenCouch, golden, pouchdb, programs_path
-from tests.integration.test_couchdb_source import HOST, lines, revision, source, taken, work
 
 # As CouchDB 3 makes it, and lets nobody change for `_users`.
 ADMINS_ONLY = {"members": {"roles": ["_admin"]}, "admins": {"roles": ["_admin"]}}

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-from gxbackup.errors import RestoreError, RestoreRefusedError
-from gxbackup.fabric import blocks
+from gxbackup.errors import CommandError, RestoreError, RestoreRefusedError
+from gxbackup.fabric import blocks, ledgers_together
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.heights import ORDERER, Copy, Held
 from gxbackup.sources import ledger
@@ -20,7 +20,7 @@ from gxbackup.sources.base import Work
 from gxbackup.volume_exchange import VolumeExchange
 from tests import fabric_network
 from tests.fabric_network import CHANNEL, HEIGHT
-from tests.integration.test_fabric_ledger import SOURCES, cluster_of
+from tests.integration.fabric_ledgers import SOURCES, cluster_of
 from tests.local_cluster import LocalCluster
 from tests.opened import read, work
 
@@ -131,9 +131,72 @@ def test_where_the_run_is_cancelled_all_orderers_are_started_again(
     with pytest.raises(KeyboardInterrupt) as cancelled:
         orderers.apply()
 
-    assert cancelled.value.__notes__ == ["restored and started: orderer0-0; orderer2-0: as it was, and started again"]
+    assert cancelled.value.__notes__ == [
+        "restored and started: orderer0-0; orderer2-0: as it was, and started again",
+        f"HINT: {ledgers_together.UNLIKE}",
+    ]
     assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
     assert orderers.are_marked() == [False, True, True]
+
+
+def test_what_cannot_be_unpacked_of_the_last_orderer_is_found_before_any_is_exchanged(orderers: Orderers) -> None:
+    (sealed,) = orderers.work.opened[2].sealed
+    sealed.write_bytes(sealed.read_bytes()[:-1])  # after a person approved
+
+    with pytest.raises(RestoreError) as failure:
+        orderers.apply()
+
+    assert failure.value.message.startswith("fabric/orderer2-0.level0.tar: age: ")
+    assert failure.value.message.endswith(
+        "; orderer0-0: as it was, and started again; orderer1-0: as it was, and started again; "
+        "orderer2-0: as it was, and started again"
+    )
+    assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
+    assert orderers.are_marked() == [True, True, True]
+    assert not any([*volume.glob(".gxbackup-*")] for volume in orderers.cluster.volumes.values())
+
+
+def test_cancelled_while_the_second_is_unpacked_nothing_is_left_of_the_first(
+    orderers: Orderers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = VolumeExchange.prepare
+    turns = iter(range(10))
+
+    def prepared(asked: VolumeExchange, needed_bytes: int) -> str:
+        if next(turns) == 1:
+            cancel()
+        return prepare(asked, needed_bytes)
+
+    monkeypatch.setattr(VolumeExchange, "prepare", prepared)
+
+    with pytest.raises(KeyboardInterrupt):
+        orderers.apply()
+
+    assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 1, "orderer2": 1}
+    assert orderers.are_marked() == [True, True, True]
+    assert not any([*volume.glob(".gxbackup-*")] for volume in orderers.cluster.volumes.values())
+
+
+def test_an_orderer_whose_old_content_cannot_be_put_back_stays_stopped_and_the_others_start(
+    orderers: Orderers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undo = VolumeExchange.undo
+
+    def undone(asked: VolumeExchange, *, exchanged: bool) -> None:
+        if asked.folder == str(orderers.cluster.volumes["orderer1-0"]):
+            raise CommandError("mv: Input/output error")
+        undo(asked, exchanged=exchanged)
+
+    monkeypatch.setattr(VolumeExchange, "undo", undone)
+    in_turn(monkeypatch, 0, fail)
+
+    with pytest.raises(
+        RestoreError, match="orderer1-0: .*could not be put back: mv: Input/output error; orderer2-0: as it was, and st"
+    ) as failure:
+        orderers.apply()
+
+    assert orderers.cluster.sizes == {"orderer0": 1, "orderer1": 0, "orderer2": 1}
+    assert any("start it on nothing else" in hint for hint in failure.value.hints)
 
 
 # Whoever moves something within a volume is the last that a worker did: its shell dies with it.

@@ -15,7 +15,7 @@ from gxbackup.frozen_copy import OURS
 from gxbackup.sources import ledger
 from tests import fabric_network
 from tests.fabric_network import CHANNEL, HEIGHT
-from tests.integration.test_fabric_ledger import PEER, SOURCES, capture, cluster_of
+from tests.integration.fabric_ledgers import PEER, SOURCES, capture, cluster_of
 from tests.local_cluster import LocalCluster
 from tests.opened import read, work
 

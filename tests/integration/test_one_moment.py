@@ -19,7 +19,7 @@ from gxbackup.sources import ledger
 from gxbackup.sources.ledger import Ledger
 from tests import fabric_network
 from tests.fabric_network import BlockWriter
-from tests.integration.test_fabric_ledger import cluster_of, held
+from tests.integration.fabric_ledgers import cluster_of, held
 from tests.local_cluster import LocalCluster
 from tests.opened import read
 
