@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from gxbackup.documents import read_document
 from gxbackup.errors import InventoryError
-from gxbackup.model import Frozen
+from gxbackup.model import Frozen, SnapshotId
 from gxbackup.sources import AnySource
 
 DEFAULT_PATH = Path("deployments/inventory.yaml")
@@ -111,6 +111,9 @@ class Server(Frozen):
     remote_dir: Folder = Field(description="its folder on the remote")
     prune_limit: float = Field(
         default=0.25, gt=0, le=1, description="a plan that drops more than this share of bytes or snapshots stops"
+    )
+    pinned: tuple[SnapshotId, ...] = Field(
+        default=(), description="snapshots of which nothing is dropped as long as they are named here"
     )
     data_types: dict[Name, DataType] = Field(min_length=1)
 

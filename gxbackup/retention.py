@@ -62,6 +62,7 @@ class Plan(Frozen):
     rejected: tuple[str, ...] = Field(description="snapshots that are not trusted: never counted, never deleted")
     strangers: tuple[str, ...] = Field(description="files that we did not write: never deleted")
     waiting: tuple[str, ...] = Field(description="what stays although no promise needs it, and why")
+    pins_without_snapshot: tuple[str, ...] = Field(description="what is pinned in the inventory and not there")
     refused: str | None = Field(description="why this plan may not be executed")
     sha256: str = Field(description="of the deletions: what a person confirms")
 
@@ -81,7 +82,6 @@ def plan(
     *,
     rehearsed: Mapping[str, str] | None = None,
     running: bool = False,
-    pinned: frozenset[str] = frozenset(),
     confirm_sha256: str | None = None,
 ) -> Plan:
     """
@@ -107,7 +107,7 @@ def plan(
         remote_dir=held.remote_dir,
         now=now,
         prune_limit=server.prune_limit,
-        rules=Rules(promises=promises, rehearsed=dict(rehearsed or {}), pinned=pinned),
+        rules=Rules(promises=promises, rehearsed=dict(rehearsed or {}), pinned=frozenset(server.pinned)),
         running=running,
         confirm_sha256=confirm_sha256,
     )
@@ -139,6 +139,9 @@ def explain(plan: Plan) -> str:
     ]
     lines += [f"- not trusted, left alone: {line}" for line in plan.rejected]
     lines += [f"- not ours, left alone: `{path}`" for path in plan.strangers]
+    lines += [
+        f"- pinned in the inventory, and not on the remote: {snapshot}" for snapshot in plan.pins_without_snapshot
+    ]
     lines += [f"- stays for now: {line}" for line in plan.waiting]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -166,6 +169,7 @@ def _answer(held: Catalog, question: Question) -> Plan:
             dict.fromkeys([*held.strangers, *(f"{each.snapshot}/{path}" for each in left for path in each.strangers)])
         ),
         waiting=tuple(_waiting(held, stay, left)),
+        pins_without_snapshot=tuple(sorted(rules.pinned - _ids(held).keys())),
         refused=None if question.confirm_sha256 == sha256 else _refusal(held, found, losing, question),
         sha256=sha256,
     )
@@ -175,11 +179,15 @@ def _spelled(held: Catalog, files: Sequence[tuple[str, Sequence[str]]]) -> tuple
     return tuple(layout.in_snapshot(held.remote_dir, snapshot, path) for snapshot, paths in files for path in paths)
 
 
+def _ids(held: Catalog) -> Counter[str]:
+    found = Counter(each.snapshot for each in held.snapshots)
+    found.update(each.snapshot for each in held.leftovers)
+    found.update(each.snapshot for each in held.rejected)
+    return found
+
+
 def _require_trust(held: Catalog, now: datetime) -> None:
-    ids = Counter(each.snapshot for each in held.snapshots)
-    ids.update(each.snapshot for each in held.leftovers)
-    ids.update(each.snapshot for each in held.rejected)
-    for snapshot, times in ids.items():
+    for snapshot, times in _ids(held).items():
         if times > 1:
             raise PruneRefusedError(
                 f"{held.remote_dir}/{snapshot}: expected one folder of this name, seen {times}",

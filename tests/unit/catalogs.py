@@ -40,7 +40,7 @@ class Promised:
     rpo_hours: float = 24
 
 
-def inventory(prune_limit: float = 0.25, **data_types: Promised) -> Inventory:
+def inventory(*pinned: str, prune_limit: float = 0.25, **data_types: Promised) -> Inventory:
     """Return an inventory of one server with these data types; `_` in a name stands for `-`."""
     return Inventory.model_validate(
         {
@@ -51,6 +51,7 @@ def inventory(prune_limit: float = 0.25, **data_types: Promised) -> Inventory:
                     "runs_on": SERVER,
                     "remote_dir": REMOTE_DIR,
                     "prune_limit": prune_limit,
+                    "pinned": pinned,
                     "data_types": {
                         name.replace("_", "-"): {
                             "source": {"kind": "directory", "root": "/srv"},

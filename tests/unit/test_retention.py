@@ -143,14 +143,22 @@ def test_the_newest_rehearsed_copy_and_pinned_snapshots_stay() -> None:
 
     plan = retention.plan(
         shelf.catalog(),
-        inventory(website=Promised()),
+        inventory(named(2), website=Promised()),
         day(41),
         rehearsed={SITE: named(4)},
-        pinned=frozenset({named(2)}),
     )
 
     assert dropped(plan) == [f"{number} website" for number in (0, 1, 3, 5, 6, 7, 8, 9)]
     assert (reason(plan, 4), reason(plan, 2)) == ("newest rehearsed copy", "pinned")
+
+
+def test_a_pin_that_names_no_snapshot_is_told() -> None:
+    shelf = daily(Shelf(), 0, 2)
+
+    plan = retention.plan(shelf.catalog(), inventory(named(1), "20200101_000000", website=Promised()), day(3))
+
+    assert plan.pins_without_snapshot == ("20200101_000000",)
+    assert "- pinned in the inventory, and not on the remote: 20200101_000000" in retention.explain(plan)
 
 
 def test_a_base_stays_as_long_as_anything_builds_on_it_also_through_others() -> None:

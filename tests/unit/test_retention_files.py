@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -149,18 +148,19 @@ def test_a_cut_run_is_swept_after_48_hours_file_by_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "hours", "why"),
+    ("pinned", "running", "hours", "why"),
     [
-        pytest.param({"running": True}, 500, "a run is on", id="a run is on"),
-        pytest.param({"pinned": frozenset({named(0.5)})}, 500, "pinned", id="pinned"),
-        pytest.param({}, 48, "a run that is on, or was cut: swept once it is 48 h old", id="too young"),
+        pytest.param([], True, 500, "a run is on", id="a run is on"),
+        pytest.param([named(0.5)], False, 500, "pinned", id="pinned"),
+        pytest.param([], False, 48, "a run that is on, or was cut: swept once it is 48 h old", id="too young"),
     ],
 )
-def test_a_leftover_waits(settings: dict[str, Any], hours: int, why: str) -> None:
+def test_a_leftover_waits(pinned: list[str], running: bool, hours: int, why: str) -> None:
     shelf = daily(Shelf(), 0, 0)
     shelf.back_up(day(0.5), [Taken(SITE)], cut=True)
 
-    plan = retention.plan(shelf.catalog(), inventory(website=Promised()), day(0.5) + timedelta(hours=hours), **settings)
+    now = day(0.5) + timedelta(hours=hours)
+    plan = retention.plan(shelf.catalog(), inventory(*pinned, website=Promised()), now, running=running)
 
     assert plan.deletions == ()
     assert plan.waiting == (f"{named(0.5)}: no manifest: {why}",)

@@ -257,11 +257,10 @@ class YearsOfBackups(RuleBasedStateMachine):
     def plan(self, catalog: Catalog, running: bool = False, confirm: str | None = None) -> Plan:
         return retention.plan(
             catalog,
-            inventory(**{name.replace("-", "_"): promise for name, promise in self.promises.items()}),
+            inventory(*self.pinned, **{name.replace("-", "_"): promise for name, promise in self.promises.items()}),
             self.now,
             rehearsed=self.rehearsed,
             running=running,
-            pinned=frozenset(self.pinned),
             confirm_sha256=confirm,
         )
 
