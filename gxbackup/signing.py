@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from gxbackup import inventory
 from gxbackup.errors import BackupError, IntegrityError, SetupError
 
 DEFAULT_KEY_FILE = Path("/etc/gx-backup/signing.key")
@@ -112,17 +113,20 @@ def make_key(path: Path) -> Ed25519PrivateKey:
 
 
 def main() -> int:
-    """Make (or show) this host's key and print the lines for the inventory."""
+    """Make (or show) this host's key and print its line for the inventory."""
     parser = argparse.ArgumentParser(prog="python -m gxbackup.signing", description=main.__doc__)
     parser.add_argument("host", help="the host's name in the inventory, for example vps1")
     host = parser.parse_args().host
     try:
         key = make_key(key_file())
+        known = inventory.load().hosts.get(host)
     except BackupError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"# {key_file()} stays on this host; put this into deployments/inventory.yaml:")
-    print(f"hosts:\n  {host}:\n    signers: [{public_text(key)}]")
+    # What an older key has signed stays trusted.
+    signers = dict.fromkeys([*(known.signers if known else ()), public_text(key)])
+    print(f"# {key_file()} stays on this host; its line in {inventory.path_in_use()}, under hosts:")
+    print(f"  {host}: {{pool: {known.pool if known else host}, signers: [{', '.join(signers)}]}}")
     return 0
 
 
