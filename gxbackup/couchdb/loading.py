@@ -20,6 +20,7 @@ REQUEST_BYTES = 8 * 1024 * 1024
 EXISTS = 412
 CONFLICT = 409
 USERS = "_users"
+DESIGN = b'"_id":"_design/'
 
 
 def load(
@@ -28,9 +29,10 @@ def load(
     """
     Make databases of a dump anew and fill them; one that is there is dropped first. Return their names in the dump.
 
-    `target` tells the name that each gets, None where it is not wanted. A database that the same `attempt` has begun
-    is gone on with: what it holds is not sent again; `settle` ends an attempt. Raises: RestoreError where the server
-    refuses a document; what is loaded until then stays.
+    `target` tells the name that each gets, None where it is not wanted. Design documents come last: their
+    `validate_doc_update` would judge older documents by the user who restores them. A database that the same `attempt`
+    has begun is gone on with: what it holds is not sent again; `settle` ends an attempt. Raises: RestoreError where the
+    server refuses a document; what is loaded until then stays.
     """
     made: list[str] = []
     batch = _Batch(client, "", "")
@@ -41,14 +43,14 @@ def load(
         told = json.loads(line)
         name = target(told["database"]) or ""
         if "security" in told:
-            batch.flush()
+            batch.finish()
             batch = _Batch(client, told["database"], name, goes_on=bool(name) and is_begun(client, name, attempt))
             if name:
                 _make(client, name, told, attempt)
                 made.append(told["database"])
         elif "local" in told and name:
             _put_local(client, name, told["local"])
-    batch.flush()
+    batch.finish()
     return made
 
 
@@ -136,15 +138,24 @@ class _Batch:
         self._client = client
         self._database = name
         self._documents: list[bytes] = []
+        self._designs: list[bytes] = []
         self._size_bytes = 0
 
     def add(self, document: bytes) -> None:
         if not self._database:
             return
+        if DESIGN in document and json.loads(document)["_id"].startswith("_design/"):
+            self._designs.append(document)
+            return
         self._documents.append(document)
         self._size_bytes += len(document)
         if len(self._documents) >= DOCUMENTS_PER_REQUEST or self._size_bytes >= REQUEST_BYTES:
             self.flush()
+
+    def finish(self) -> None:
+        self.flush()
+        self._documents, self._designs = self._designs, []
+        self.flush()
 
     def flush(self) -> None:
         if self._goes_on:
@@ -188,8 +199,10 @@ def _make(client: CouchClient, database: str, told: dict[str, Any], attempt: str
         if attempt:
             body = json.dumps({"attempt": attempt}).encode()
             client.request("PUT", path_of(database, *BEGUN), body=body, also=(CONFLICT,))
-    if told["security"] and client.get(path_of(database, "_security")) != told["security"]:
-        _put_security(client, database, told["security"])
+    # An empty one lets everybody in, which no new database does; nobody may say so of the users.
+    security = told["security"]
+    if client.get(path_of(database, "_security")) != security and (security or database != USERS):
+        _put_security(client, database, security)
 
 
 def _put_security(client: CouchClient, database: str, security: object) -> None:

@@ -25,9 +25,14 @@ INTERNAL = "fabric__internal"
 _HEIGHT = re.compile(r'^ledger_blockchain_height\{[^}]*channel="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
 
 
+def is_state(database: str, channels: Iterable[str]) -> bool:
+    """Tell whether a peer makes this database from its blocks: a channel's."""
+    return any(database.startswith(f"{channel}_") for channel in channels)
+
+
 def is_fabric(database: str, channels: Iterable[str]) -> bool:
     """Tell whether a peer made this database: a channel's, or its own one."""
-    return database == INTERNAL or any(database.startswith(f"{channel}_") for channel in channels)
+    return database == INTERNAL or is_state(database, channels)
 
 
 def heights_told(metrics: str) -> dict[str, int]:
@@ -38,8 +43,7 @@ def heights_told(metrics: str) -> dict[str, int]:
 def require_older(evidence: Evidence, peer: Mapping[str, int], label: str) -> None:
     """Raise RestoreRefusedError unless every channel's savepoint is known to be no newer than the peer's blocks."""
     heights = evidence.get("heights")
-    if not isinstance(heights, dict) or not heights:
-        raise RestoreRefusedError(f"{label}: the snapshot tells no channel's height", "use method=rebuild")
+    assert isinstance(heights, dict)
     told = ", ".join(f"{channel} {height}" for channel, height in sorted(heights.items()))
     if unknown := sorted(channel for channel in heights if channel not in peer):
         raise RestoreRefusedError(
@@ -62,8 +66,20 @@ def require_older(evidence: Evidence, peer: Mapping[str, int], label: str) -> No
 
 
 def rebuild(client: CouchClient, databases: Iterable[str]) -> list[str]:
-    """Drop the peer's databases, savepoints first: cut in the middle, the peer still sees that it has to begin anew."""
+    """
+    Drop the channels' databases, savepoints first: cut in the middle, the peer still sees that it has to begin anew.
+
+    Its own one stays: a peer that finds any database, and no version of their form there, opens no ledger at all.
+    Source: Fabric 2.5, core/ledger/kvledger/txmgmt/statedb/statecouchdb, checkExpectedDataformatVersion.
+    Raises: RestoreRefusedError where it would find just that afterwards.
+    """
     gone = in_order(list(databases))
+    stay = [name for name in client.get("/_all_dbs") if not name.startswith("_") and name not in gone]
+    if stay and INTERNAL not in stay:
+        raise RestoreRefusedError(
+            f"{client.name}: expected {INTERNAL} beside {stay[0]}, seen none: no peer opens its ledgers on that",
+            f"put it back first: method=documents, databases {INTERNAL}",
+        )
     for database in gone:
         drop(client, database)
     return [f"dropped: {database}" for database in gone]

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from gxbackup.adapters.host import Host
-from gxbackup.couchdb import restore
+from gxbackup.couchdb import choice, restore
 from gxbackup.couchdb.client import CouchClient, path_of
 from gxbackup.couchdb.dump import SAVEPOINT, Dump, in_order
 from gxbackup.couchdb.loading import compare, load
@@ -35,7 +35,10 @@ from gxbackup.sources.base import Restorable, Work
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^@/?#]+(/[^@?#]*)?$")]
-NAMES_TOLD = 12
+REBUILT = (
+    "each peer makes them anew from its blocks when it starts: all of them, so not one that joined its channel by a "
+    "snapshot; no copy is kept"
+)
 
 
 class SecretRef(Frozen):
@@ -119,9 +122,8 @@ class CouchDB(Restorable):
     def preview(self, host: Host, work: Work) -> list[str]:
         """Say which databases would be dropped or replaced. Raises: RestoreRefusedError."""
         evidence = work.opened[0].artifact.evidence
-        wanted = self._wanted(work)
-        if _method(work) == "documents":
-            restore.require_older(evidence, self._peer_heights(work), work.data_type)
+        wanted = _wanted(work)
+        self._require_older(work, wanted)
         lines = [f"as captured: {_heights(evidence)}"]
         with self._client(host) as client:
             there = [name for name in client.get("/_all_dbs") if wanted(name)]
@@ -134,10 +136,15 @@ class CouchDB(Restorable):
             told = "said to be stopped" if work.options.get("peers_stopped") else "stop them first, then peers_stopped"
             peers = f"the inventory names no peers: {told}"
         if _method(work) == "rebuild":
-            told = f"dropped: {', '.join(in_order(there)[:NAMES_TOLD]) or 'nothing, none is there'}"
-            return [*lines, told, "each peer makes them anew from its blocks when it starts; no copy is kept", peers]
-        replaced = [name for name in _captured(evidence) if wanted(name)]
-        return [*lines, f"replaced: {', '.join(replaced[:NAMES_TOLD])}", f"a copy goes to {work.safety_dir}", peers]
+            told = f"dropped: {', '.join(in_order(there)[: choice.NAMES_TOLD]) or 'nothing, none is there'}"
+            return [*lines, told, REBUILT, peers]
+        replaced = [name for name in choice.captured(evidence) if wanted(name)]
+        return [
+            *lines,
+            f"replaced: {', '.join(replaced[: choice.NAMES_TOLD])}",
+            f"a copy goes to {work.safety_dir}",
+            peers,
+        ]
 
     def rehearse(self, host: Host, work: Work) -> list[str]:
         """Load all databases into a throwaway CouchDB, read them back and compare every revision."""
@@ -147,7 +154,7 @@ class CouchDB(Restorable):
         with scratch_couchdb(folder, self._known_url(host)) as scratch:
             with opened.file.open("rb") as lines:
                 loaded = load(scratch.client, lines, scratch.owned)
-            captured = _captured(opened.artifact.evidence)
+            captured = choice.captured(opened.artifact.evidence)
             if missing := [name for name in captured if name not in loaded]:
                 raise RestoreRefusedError(f"{work.data_type}: expected database {missing[0]} in the dump, seen none")
             names = {name: scratch.owned(name) for name in captured}
@@ -166,9 +173,8 @@ class CouchDB(Restorable):
                 "name its StatefulSets as source.peers; or stop every peer by hand, then give peers_stopped",
             )
         opened = work.opened[0]
-        evidence, wanted = opened.artifact.evidence, self._wanted(work)
-        if _method(work) == "documents":
-            restore.require_older(evidence, self._peer_heights(work), work.data_type)
+        evidence, wanted = opened.artifact.evidence, _wanted(work)
+        self._require_older(work, wanted)
         with self._client(host) as client, self._peers_stopped(host, work):
             if _method(work) == "rebuild":
                 return restore.rebuild(client, [name for name in client.get("/_all_dbs") if wanted(name)])
@@ -234,36 +240,25 @@ class CouchDB(Restorable):
                 lowest[channel] = min(height, lowest.get(channel, height))
         return lowest
 
-    def _wanted(self, work: Work) -> Callable[[str], bool]:
-        """Return what tells whether a database is restored: those named, else the peers' own."""
+    def _require_older(self, work: Work, wanted: Callable[[str], bool]) -> None:
+        """Raise RestoreRefusedError where documents of a channel are to be put back that may be newer than its peer."""
         evidence = work.opened[0].artifact.evidence
-        heights = evidence.get("heights")
-        channels = list(heights) if isinstance(heights, dict) else []
-        named = work.options.get("databases")
-        if not named:
-            return lambda name: restore.is_fabric(name, channels)
-        assert isinstance(named, list)
-        if unknown := [name for name in named if name not in _captured(evidence)]:
-            raise RestoreRefusedError(
-                f"{work.data_type}: database {unknown[0]!r}: not in the snapshot",
-                f"it holds {', '.join(_captured(evidence)[:NAMES_TOLD])}",
-            )
-        for channel in channels:
-            if f"{channel}_" not in named and any(name.startswith(f"{channel}_") for name in map(str, named)):
-                raise RestoreRefusedError(
-                    f"{work.data_type}: databases: expected {channel}_ among them, seen {', '.join(map(str, named))}",
-                    "it holds the channel's savepoint: beside data that is older, it hides what is missing for good",
-                )
-        return lambda name: name in named
+        channels = choice.channels(evidence)
+        if _method(work) == "documents" and any(
+            wanted(name) and restore.is_state(name, channels) for name in choice.captured(evidence)
+        ):
+            restore.require_older(evidence, self._peer_heights(work), work.data_type)
+
+
+def _wanted(work: Work) -> Callable[[str], bool]:
+    named = work.options.get("databases") or []
+    assert isinstance(named, list)
+    evidence = work.opened[0].artifact.evidence
+    return choice.wanted(evidence, [*map(str, named)], rebuilt=_method(work) == "rebuild", label=work.data_type)
 
 
 def _method(work: Work) -> str:
     return str(work.options.get("method") or "rebuild")
-
-
-def _captured(evidence: Evidence) -> list[str]:
-    databases = evidence.get("databases")
-    return list(databases) if isinstance(databases, dict) else []
 
 
 def _heights(evidence: Evidence) -> str:

@@ -96,7 +96,7 @@ def test_a_plan_and_a_rehearsal_touch_nothing(fabric: Fabric, snapshot: str, cap
     restore_couchdb(snapshot=snapshot)
     restore_couchdb(snapshot=snapshot, mode="scratch")
 
-    assert "dropped: gxchannel_, fabric__internal" in caplog.text
+    assert "dropped: gxchannel_, gxchannel__lifecycle" in caplog.text
     assert f"stopped meanwhile: {PEER}" in caplog.text
     assert "equal what was captured" in caplog.text
     assert (state(fabric.couch), fabric.peer()) == before

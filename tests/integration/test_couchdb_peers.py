@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gxbackup.couchdb import restore
+from gxbackup.couchdb import loading, restore
 from gxbackup.couchdb.client import CouchClient, path_of
 from gxbackup.errors import RestoreError, RestoreRefusedError
-from tests.integration.couchdb_dumps import HOST, Killed, source, taken, with_state, work
+from tests.integration.couchdb_dumps import HOST, Killed, put, revision, source, taken, with_state, work
 from tests.integration.couchdb_servers import PASSWORD, USER, GoldenCouch
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -38,9 +38,56 @@ def test_by_default_the_state_is_dropped_for_the_peer_to_rebuild(
     assert "now: gxchannel_: 3 documents, height 91" in planned
     assert "as captured: channel gxchannel at height 77" in planned
     assert done[0] == "dropped: gxchannel_"
-    assert len(done) == 6
-    assert [name for name in target.get("/_all_dbs") if not name.startswith("_")] == ["explorer"]
+    assert len(done) == 5
+    assert {name for name in target.get("/_all_dbs") if not name.startswith("_")} == {"explorer", "fabric__internal"}
     assert scaled == [("peer0-org1", 0), ("peer0-org1", 2)]
+
+
+@pytest.mark.parametrize("named", [["explorer"], ["fabric__internal"], ["gxchannel_", "gxchannel_gx", "explorer"]])
+def test_what_no_peer_makes_anew_is_not_dropped_for_one_to_rebuild(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient, named: list[str]
+) -> None:
+    couch.databases["explorer"] = {"docs": [revision("theirs", "bb")], "security": {}}
+    given = work(tmp_path / "area", *taken(couch), databases=named)
+    with_state(couch, target)
+    before = target.get("/_all_dbs")
+
+    for ask in (source(target).preview, source(target).apply):
+        with pytest.raises(RestoreRefusedError, match="seen one that no peer makes anew from its blocks"):
+            ask(HOST, given)
+
+    assert target.get("/_all_dbs") == before
+
+
+def test_a_state_is_not_dropped_where_its_peer_would_open_nothing_afterwards(
+    couch: GoldenCouch, tmp_path: Path, target: CouchClient
+) -> None:
+    given = work(tmp_path / "area", *taken(couch))
+    with_state(couch, target)
+    loading.drop(target, "fabric__internal")
+
+    with pytest.raises(RestoreRefusedError, match="expected fabric__internal beside explorer, seen none") as refused:
+        source(target).apply(HOST, given)
+    documents = work(tmp_path / "area", *taken(couch), method="documents", databases=["fabric__internal"])
+    source(target).apply(HOST, documents)
+    source(target).apply(HOST, given)
+
+    assert "method=documents, databases fabric__internal" in str(refused.value)
+    assert {name for name in target.get("/_all_dbs") if not name.startswith("_")} == {"explorer", "fabric__internal"}
+
+
+def test_a_couchdb_without_a_fabric_is_put_back_by_its_documents(target: CouchClient, tmp_path: Path) -> None:
+    put(target, "explorer", revision("mine", "aa"))
+    given = taken(target)
+    loading.drop(target, "explorer")
+
+    with pytest.raises(RestoreRefusedError, match="expected a channel's state in the snapshot, seen explorer"):
+        source(target).preview(HOST, work(tmp_path / "area", *given))
+    named = work(tmp_path / "area", *given, method="documents", databases=["explorer"])
+    source(target).preview(HOST, named)
+    source(target).apply(HOST, named)
+
+    assert target.get(path_of("explorer", "mine"))["_rev"] == "1-aa"
 
 
 class StatefulSets:

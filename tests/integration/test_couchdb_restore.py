@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gxbackup.couchdb import loading, restore
-from gxbackup.couchdb.client import CouchClient, path_of
+from gxbackup.couchdb.client import Answer, CouchClient, path_of
 from gxbackup.errors import RestoreError, RestoreRefusedError
 from gxbackup.sources.base import Work
 from gxbackup.sources.couchdb import CouchDB
@@ -54,6 +54,55 @@ def test_a_restore_of_documents_that_fails_puts_back_what_was_there(
     assert target.get(path_of("gxchannel_", "statedb_savepoint"))["BlockNum"] == 90
     assert target.get(path_of("gxchannel_gx"))["doc_count"] == 74
     assert list(given.safety_dir.iterdir()) == []
+
+
+NOTES: dict[str, Any] = {"method": "documents", "databases": ["notes"]}
+
+
+def test_design_documents_are_sent_last_so_that_they_judge_nothing_that_is_put_back(
+    target: CouchClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = "function (doc, old, user) { if (doc.author !== user.name) throw ({forbidden: 'not yours'}) }"
+    put(target, "notes", *(revision(f"note{n}", "aa", author=f"user{n}") for n in range(3)))
+    put(target, "notes", revision("_design/auth", "aa", validate_doc_update=function))
+    capture, dump, end = taken(target)
+    opening, *others, design = dump.splitlines(keepends=True)  # as where it was made before they were written
+    given = work(tmp_path / "area", capture, b"".join([opening, design, *others]), end, **NOTES)
+    sent: list[str] = []
+    send = loading._Batch._send
+
+    def noted(asked: loading._Batch) -> None:
+        sent.extend(json.loads(document)["_id"] for document in asked._documents)
+        send(asked)
+
+    monkeypatch.setattr(loading._Batch, "_send", noted)
+
+    source(target).apply(HOST, given)
+
+    assert sorted(sent[:3]) == ["note0", "note1", "note2"]
+    assert sent[3:] == ["_design/auth"]
+    assert target.get(path_of("notes", "_design/auth"))["_rev"] == "1-aa"
+
+
+def test_a_database_that_lets_everybody_in_does_so_again(
+    target: CouchClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(target, "open", revision("mine", "aa"))
+    given = work(tmp_path / "area", *taken(target), method="documents", databases=["open"])
+    closed = {"admins": {"names": [], "roles": ["_admin"]}, "members": {"names": [], "roles": ["_admin"]}}
+    request = CouchClient.request
+
+    def as_couchdb_3(client: CouchClient, method: str, path: str, *rest: Any, **more: Any) -> Answer:
+        answer = request(client, method, path, *rest, **more)
+        if (method, path) == ("PUT", path_of("open")):  # its new databases are closed
+            request(client, "PUT", path_of("open", "_security"), body=json.dumps(closed).encode())
+        return answer
+
+    monkeypatch.setattr(CouchClient, "request", as_couchdb_3)
+
+    source(target).apply(HOST, given)
+
+    assert target.get(path_of("open", "_security")) == {}
 
 
 @pytest.mark.parametrize("moment", ["copying", "loading"])
