@@ -60,6 +60,10 @@ class Ended:
         return self.stderr[-8192:].decode("utf-8", "replace").strip()
 
 
+# A dump that waits for a lock says nothing; a node that died says nothing either.
+SILENCE_SECONDS = 900.0
+
+
 class Running(Protocol):
     """One command that runs in a place."""
 
@@ -97,8 +101,14 @@ class Place(Protocol):
         """Name it for people: `pod backend-mainnet/postgres-0`."""
         ...
 
-    def start(self, argv: Sequence[str], *, stdin: bool = False) -> AbstractContextManager[Running]:
-        """Start a command; leaving the block ends it, however it was left."""
+    def start(
+        self, argv: Sequence[str], *, stdin: bool = False, silence_seconds: float = SILENCE_SECONDS
+    ) -> AbstractContextManager[Running]:
+        """
+        Start a command; leaving the block ends it, however it was left.
+
+        Where it says nothing for longer than `silence_seconds`, a place that cannot see its end takes it for cut.
+        """
         ...
 
     def run(

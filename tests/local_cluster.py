@@ -14,7 +14,7 @@ from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.adapters.pod_mounts import PodMount
 from gxbackup.errors import CollectError, SourceMissingError
-from gxbackup.ports import Running
+from gxbackup.ports import SILENCE_SECONDS, Running
 
 VOLUME = "/mnt"
 _INSIDE = 'mount --bind "$1" /mnt && shift && exec "$@"'
@@ -28,7 +28,9 @@ class FolderPlace(LocalPlace):
         self._folder = folder
 
     @contextmanager
-    def start(self, argv: Sequence[str], *, stdin: bool = False) -> Iterator[Running]:
+    def start(
+        self, argv: Sequence[str], *, stdin: bool = False, silence_seconds: float = SILENCE_SECONDS
+    ) -> Iterator[Running]:
         words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _INSIDE, "sh", str(self._folder), *argv]
         with super().start(words, stdin=stdin) as running:
             yield running

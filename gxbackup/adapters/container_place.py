@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from gxbackup.adapters.places import STDERR_KEPT_BYTES, ExecPlace
 from gxbackup.errors import CommandError
-from gxbackup.ports import Running
+from gxbackup.ports import SILENCE_SECONDS, Running
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 HEADER = struct.Struct(">BxxxL")
 STDOUT = 1
-SILENCE_SECONDS = 900.0
 
 
 class ContainerPlace(ExecPlace):
@@ -33,7 +32,9 @@ class ContainerPlace(ExecPlace):
         return f"container {self.container}"
 
     @contextmanager
-    def start(self, argv: Sequence[str], *, stdin: bool = False) -> Iterator[Running]:
+    def start(
+        self, argv: Sequence[str], *, stdin: bool = False, silence_seconds: float = SILENCE_SECONDS
+    ) -> Iterator[Running]:
         """See `Place`."""
         with self._engine() as engine:
             connection: Any = None
@@ -42,7 +43,7 @@ class ContainerPlace(ExecPlace):
                 created = engine.api.exec_create(self.container, list(argv), stdin=stdin, tty=False)
                 identity = created["Id"]
                 connection = engine.api.exec_start(identity, socket=True)
-                connection._sock.settimeout(SILENCE_SECONDS)  # noqa: SLF001 - the SDK gives no other way to it
+                connection._sock.settimeout(silence_seconds)  # noqa: SLF001 - the SDK gives no other way to it
                 yield _ContainerRunning(engine, identity, connection._sock, self.name)  # noqa: SLF001
             finally:
                 if connection is not None:

@@ -18,7 +18,7 @@ from gxbackup.adapters.local_input import LocalInput
 from gxbackup.adapters.transfer import CHUNK_BYTES, END_TIMEOUT_SECONDS, PROBE, Incoming, Means, Outgoing, stop, words
 from gxbackup.errors import CommandError, IntegrityError
 from gxbackup.packed import PackedFile, plain_size_bytes
-from gxbackup.ports import Ended, PlainStream, Running, StreamEnd
+from gxbackup.ports import SILENCE_SECONDS, Ended, PlainStream, Running, StreamEnd
 
 STDERR_KEPT_BYTES = 64 * 1024
 
@@ -36,7 +36,9 @@ class ExecPlace(ABC):
         """See `Place`."""
 
     @abstractmethod
-    def start(self, argv: Sequence[str], *, stdin: bool = False) -> AbstractContextManager[Running]:
+    def start(
+        self, argv: Sequence[str], *, stdin: bool = False, silence_seconds: float = SILENCE_SECONDS
+    ) -> AbstractContextManager[Running]:
         """See `Place`."""
 
     def run(
@@ -45,10 +47,8 @@ class ExecPlace(ABC):
         """See `Place`."""
         words = list(argv) if stdin is None else ["sh", "-c", 'size=$1; shift; head -c "$size" | "$@"', "sh",
                                                   str(len(stdin)), *argv]  # fmt: skip
-        with self.start(words, stdin=stdin is not None) as running:
-            if stdin:
-                running.write(stdin)
-            ended = _to_the_end(running, timeout_seconds, f"{self.name}: {argv[0]}")
+        with self.start(words, stdin=stdin is not None, silence_seconds=timeout_seconds) as running:
+            ended = _to_the_end(running, timeout_seconds, f"{self.name}: {argv[0]}", stdin)
         if check and ended.returncode != 0:
             raise CommandError(self._failed(argv, ended.returncode, ended.complaint()))
         return ended
@@ -64,7 +64,7 @@ class ExecPlace(ABC):
         """See `Place`."""
         means = self._known_means()
         outgoing = Outgoing(file, means)
-        with self.start(outgoing.words(argv), stdin=True) as running:
+        with self.start(outgoing.words(argv), stdin=True, silence_seconds=timeout_seconds) as running:
             outgoing.send_to(running)
             try:
                 ended = _to_the_end(running, timeout_seconds, f"{self.name}: {argv[0]}")
@@ -95,8 +95,8 @@ class ExecPlace(ABC):
         return f"{self.name}: {' '.join(argv)[:200]}: expected exit status 0, seen {status}: {complaint}"
 
 
-def _to_the_end(running: Running, timeout_seconds: float, label: str) -> Ended:
-    """Read all output within a limit; CommandError where it takes longer."""
+def _to_the_end(running: Running, timeout_seconds: float, label: str, stdin: bytes | None = None) -> Ended:
+    """Give it its input and read all output within a limit; CommandError where it takes longer."""
     deadline = time.monotonic() + timeout_seconds
     out = bytearray()
     buffer = memoryview(bytearray(CHUNK_BYTES))
@@ -110,6 +110,8 @@ def _to_the_end(running: Running, timeout_seconds: float, label: str) -> Ended:
     guard.daemon = True
     guard.start()
     try:
+        if stdin:
+            running.write(stdin)
         while count := running.readinto(buffer):
             out += buffer[:count]
         status = running.wait(max(1.0, deadline - time.monotonic()))
@@ -138,8 +140,11 @@ class LocalPlace(ExecPlace):
         return self._name
 
     @contextmanager
-    def start(self, argv: Sequence[str], *, stdin: bool = False) -> Iterator[Running]:
-        """See `Place`."""
+    def start(
+        self, argv: Sequence[str], *, stdin: bool = False, silence_seconds: float = SILENCE_SECONDS
+    ) -> Iterator[Running]:
+        """See `Place`; the end of a process of this host is seen."""
+        del silence_seconds
         with process.start(
             argv,
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,

@@ -19,15 +19,14 @@ from gxbackup.adapters.places import STDERR_KEPT_BYTES, ExecPlace
 from gxbackup.adapters.tls import SharedTls
 from gxbackup.adapters.transfer import CHUNK_BYTES
 from gxbackup.errors import CollectError, CommandError
-from gxbackup.ports import Running
+from gxbackup.ports import SILENCE_SECONDS, Running
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 STDIN, STDOUT, STDERR, STATUS = 0, 1, 2, 3
 FRAME_BYTES = 128 * 1024
-# A dump that waits for a lock says nothing; a node that died says nothing either.
-SILENCE_SECONDS = 900.0
+HANDSHAKE_TIMEOUT_SECONDS = 60.0
 CUT_HINT = "was the pod restarted or evicted, or its node or the API server gone? `kubectl get events -n {}` tells"
 
 
@@ -50,10 +49,13 @@ class PodPlace(ExecPlace):
         return f"pod {self.namespace}/{self.pod}"
 
     @contextmanager
-    def start(self, argv: Sequence[str], *, stdin: bool = False) -> Iterator[Running]:
+    def start(
+        self, argv: Sequence[str], *, stdin: bool = False, silence_seconds: float = SILENCE_SECONDS
+    ) -> Iterator[Running]:
         """See `Place`."""
         with self._api() as api:
             connection = self._connect(api, argv, stdin)
+            connection.settimeout(silence_seconds)
             running = _PodRunning(connection, self.name, self.namespace)
             try:
                 yield running
@@ -62,9 +64,10 @@ class PodPlace(ExecPlace):
 
     def _connect(self, api: ApiClient, argv: Sequence[str], stdin: bool) -> Any:
         from kubernetes.client import ApiException, CoreV1Api
-        from kubernetes.stream import stream
+        from kubernetes.stream import stream, ws_client
         from websocket import WebSocketException
 
+        ws_client.WebSocket = _websocket  # type: ignore[assignment, attr-defined]
         try:
             client = stream(
                 CoreV1Api(api).connect_get_namespaced_pod_exec, self.pod, self.namespace,
@@ -82,8 +85,16 @@ class PodPlace(ExecPlace):
         connection = client.sock
         if isinstance(connection.sock, ssl.SSLSocket):
             connection.sock = SharedTls(connection.sock)
-        connection.settimeout(SILENCE_SECONDS)
         return connection
+
+
+def _websocket(**options: Any) -> Any:
+    """Make a WebSocket whose handshake ends: the client gives it no limit, also where an API server stands still."""
+    from websocket import WebSocket
+
+    made = WebSocket(**options)
+    made.sock_opt.timeout = HANDSHAKE_TIMEOUT_SECONDS
+    return made
 
 
 class _PodRunning:

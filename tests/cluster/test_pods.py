@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gxbackup.adapters.cluster import CLAIM_FOLDER, Cluster
+from gxbackup.adapters.pods import PodPlace
 from gxbackup.errors import CollectError, CommandError, RestoreError, SetupError, SourceMissingError
 from gxbackup.ports import PlainStream
 from tests.cluster.api_server import mortal_api_server
@@ -83,6 +84,21 @@ def test_an_api_server_that_dies_in_mid_stream_is_an_error_and_the_next_try_is_w
             stream.finish()
 
     assert failure.value.retryable
+
+
+def test_a_step_of_a_restore_may_say_nothing_for_as_long_as_it_may_take(
+    cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    waits = "silence_seconds"
+    monkeypatch.setitem(PodPlace.start.__wrapped__.__kwdefaults__, waits, 0.5)  # type: ignore[attr-defined]
+    place = cluster.place(namespace, pod="one-0")
+    (tmp_path / "input").write_bytes(b"rows")
+
+    place.run(["sh", "-c", "sleep 2"], timeout_seconds=60)
+    place.write(["sh", "-c", "cat >/dev/null; sleep 2"], tmp_path / "input", timeout_seconds=60)
+
+    with place.read(["sleep", "2"]) as stream, pytest.raises(CommandError, match="cut off"):
+        stream.readinto(memoryview(bytearray(10)))
 
 
 def test_a_pod_restarted_in_mid_stream_is_an_error(cluster: Cluster, namespace: str) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from gxbackup.adapters.container_place import ContainerPlace
 from gxbackup.adapters.containers import Containers
 from gxbackup.adapters.places import ExecPlace, LocalPlace
 from gxbackup.errors import CommandError, IntegrityError, SourceMissingError
 from gxbackup.packed import PackedFile
-from gxbackup.ports import Place, PlainStream, Running
+from gxbackup.ports import SILENCE_SECONDS, Place, PlainStream, Running
 from tests.integration.docker_engine import Engine, running_engine
 from tests.opened import packed
 
@@ -147,7 +148,9 @@ def test_a_command_that_read_less_is_a_failure_though_a_pipe_takes_it_all(
 def test_a_file_that_shrinks_while_it_is_sent_is_named_and_nothing_waits_for_the_rest(tmp_path: Path) -> None:
     class Shrinking(FarPlace):
         @contextmanager
-        def start(self, argv: Sequence[str], *, stdin: bool = False) -> Iterator[Running]:
+        def start(
+            self, argv: Sequence[str], *, stdin: bool = False, silence_seconds: float = SILENCE_SECONDS
+        ) -> Iterator[Running]:
             with super().start(argv, stdin=stdin) as running:
                 if stdin:
                     os.truncate(tmp_path / "input", 1000)
@@ -177,6 +180,21 @@ def test_a_complaint_whose_line_has_no_end_hides_nothing_of_how_the_command_ende
 def test_a_command_that_takes_too_long_is_ended(place: Place) -> None:
     with pytest.raises(CommandError, match="not finished after 0.5 s"):
         place.run(["sleep", "30"], timeout_seconds=0.5)
+
+
+def test_a_step_of_a_restore_may_say_nothing_for_as_long_as_it_may_take(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    waits = "silence_seconds"
+    monkeypatch.setitem(type(place).start.__wrapped__.__kwdefaults__, waits, 0.2)  # type: ignore[attr-defined]
+    (tmp_path / "input").write_bytes(b"rows")
+
+    place.run(["sh", "-c", "sleep 1"], timeout_seconds=60)
+    place.write(["sh", "-c", "cat >/dev/null; sleep 1"], tmp_path / "input", timeout_seconds=60)
+
+    if isinstance(place, ContainerPlace):
+        with place.read(["sleep", "1"]) as stream, pytest.raises(CommandError, match="cut off: timed out"):
+            all_of(stream)
 
 
 def test_a_conversation_answers_line_by_line(place: Place) -> None:
