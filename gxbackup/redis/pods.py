@@ -98,6 +98,11 @@ class PodTarget:
         found = self._find()
         if found is None:
             raise SourceMissingError(f"{self.name}: expected, seen none")
+        if self._container and self._container not in found.containers:
+            raise RestoreRefusedError(
+                f"{self.name}: expected container {self._container}, seen {', '.join(found.containers)}",
+                "source.container names it",
+            )
         number = found.containers.index(self._container) if self._container else 0
         for claim, mounted_at in found.claims.items():
             root = mounted_at.rstrip("/")

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from gxbackup.errors import BackupError, RestoreError, words
+from gxbackup.errors import BackupError, RestoreError, RestoreRefusedError, words
 from gxbackup.model import Evidence
 from gxbackup.ports import Place
 from gxbackup.redis import swap
@@ -73,13 +73,24 @@ def put_in_place(target: Target, new: Path, files: DataFiles, evidence: Evidence
     return [*told, f"{target.name} runs with it; what was there lies in {target.folder}/{', '.join(kept)}"]
 
 
+def require_primary(info: dict[str, str], name: str) -> None:
+    """Raise RestoreRefusedError where a server is a replica: it would take its primary's data over what is put in."""
+    if info.get("role") == "slave":
+        raise RestoreRefusedError(
+            f"{name}: expected a primary, seen a replica of {info.get('master_host')}:{info.get('master_port')}",
+            "restore its primary, and the replicas follow it: name the primary's pod in the inventory",
+        )
+
+
 def _loaded(info: dict[str, str], put_in: dict[str, KeyCount], name: str) -> list[str]:
     """
     Compare the started server's keys without an end with those that were put in: it may have loaded something else.
 
     Its clients write already: it may differ by as many keys as there were changes since it loaded. A save sets that
-    number back, and then each database that had such keys must at least be there. Raises: RestoreError.
+    number back, and then each database that had such keys must at least be there. Raises: RestoreError, also where it
+    started as a replica: what it holds then is its primary's.
     """
+    require_primary(info, name)
     seen = keyspace(info)
     changes = int(info["rdb_changes_since_last_save"])
     is_saved = info.get("rdb_saves", "0") != "0" or info["rdb_last_bgsave_time_sec"] != "-1"

@@ -26,6 +26,7 @@ fi
 shift 2
 exec redis-cli "$@\""""
 _KEYSPACE = re.compile(r"keys=(\d+),expires=(\d+)")
+_FORBIDDEN = "NOPERM"
 _LATER = ("LOADING", "BUSY", "MASTERDOWN")
 _BUSY = ("in progress", "rewriting", "another child process", "is active")
 
@@ -52,13 +53,25 @@ class RedisServer:
         """
         Return what the server replies.
 
-        Raises: CommandError (retryable) where it does not answer or is loading; CollectError where it wants a password.
+        Raises: CommandError (retryable) where it does not answer or is loading; CollectError where it wants a password,
+        or this user may not ask that.
         """
+        reply = self._reply(*words)
+        if reply.startswith(_FORBIDDEN):
+            raise CollectError(
+                f"{self.place.name}: redis-cli {' '.join(words)}: expected to be allowed, seen {reply}",
+                "its ACL forbids that to this user: give it +info +time +bgsave +config|get, or name another as "
+                "source.user",
+            )
+        return reply
+
+    def _reply(self, *words: str) -> str:
+        """Return a reply, also that this user may not ask."""
         argv = ["sh", "-c", _CLIENT, "sh", self._folder, self._password_variable, *self._connection, *words]
         ended = self.place.run(argv, timeout_seconds=CALL_TIMEOUT_SECONDS, check=False)
         reply = ended.text().replace("\r\n", "\n").strip()
         name = f"{self.place.name}: redis-cli {' '.join(words)}"
-        if reply.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        if reply.startswith(("NOAUTH", "WRONGPASS")):
             raise CollectError(
                 f"{name}: expected to be let in, seen {reply.splitlines()[0]} {ended.complaint()}".rstrip(),
                 f"is its password in the variable {self._password_variable or '(none)'} there? "
@@ -78,7 +91,7 @@ class RedisServer:
 
     def setting(self, name: str) -> str | None:
         """Return a setting; None where CONFIG is renamed or refused."""
-        lines = self.call("CONFIG", "GET", name).split("\n")
+        lines = self._reply("CONFIG", "GET", name).split("\n")
         return (lines[1] if len(lines) > 1 else "") if lines[0] == name else None
 
     def set(self, name: str, value: str) -> None:

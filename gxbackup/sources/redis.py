@@ -20,7 +20,7 @@ from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream
 from gxbackup.redis import rdb, restore, swap
 from gxbackup.redis.pods import PodTarget
-from gxbackup.redis.server import RedisServer, unchanged_since_a_save
+from gxbackup.redis.server import RedisServer, keyspace, unchanged_since_a_save
 from gxbackup.redis.swap import DataFiles
 from gxbackup.scratch.redis import compare, running_redis
 from gxbackup.sources.base import Restorable, Work
@@ -31,6 +31,7 @@ FILE_SETTINGS = ("dir", "dbfilename", "appendonly", "appenddirname", "appendfile
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+AclUser = Annotated[str, StringConstraints(pattern=r"^[^\s\x00-\x1f-][^\s\x00-\x1f]*$", max_length=100)]
 FilePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]+$", max_length=1000)]
 
 
@@ -50,6 +51,12 @@ class Redis(Restorable):
     password_variable: Variable = Field(
         default="REDIS_PASSWORD", description="the variable there that holds its password, or with _FILE names its file"
     )
+    user: AclUser | None = Field(default=None, description="its ACL user, where that is not `default`")
+    tls_ca_file: FilePath | None = Field(
+        default=None, description="where it speaks TLS: the certificate of its authority, as a file there"
+    )
+    tls_cert_file: FilePath | None = Field(default=None, description="where it wants the client's own, as a file there")
+    tls_key_file: FilePath | None = Field(default=None, description="and that one's key")
     port: int = Field(default=6379, ge=1, le=65535, description="where it listens there")
     file: FilePath | None = Field(default=None, description="its RDB, where the server does not tell (CONFIG refused)")
     save_timeout_seconds: int = Field(default=900, ge=1, description="a save that takes longer has failed")
@@ -123,8 +130,7 @@ class Redis(Restorable):
         lines = [f"{target.name}: {keys} keys as of the save take the place of all it holds"]
         try:
             info = target.server().info()
-            now = sum(int(value.split(",")[0].removeprefix("keys=")) for name, value in info.items()
-                      if name.startswith("db") and name[2:].isdigit())  # fmt: skip
+            now = sum(count.keys for count in keyspace(info).values())
             lines.append(
                 f"it holds {now} keys now (Redis {info['redis_version']}, "
                 f"append-only file {'on' if info.get('aof_enabled') == '1' else 'off'})"
@@ -167,18 +173,22 @@ class Redis(Restorable):
         """
         Return what is restored into, and how it names its files: as it tells now, else as once captured.
 
-        Raises: RestoreRefusedError where it appends to a file that nobody tells: it would ignore what is put in.
+        Raises: RestoreRefusedError where it is a replica, or appends to a file that nobody tells: it would ignore what
+        is put in.
         """
         settings = dict(artifact.settings)
         target = self._target(host, settings)
+        info: dict[str, str] = {}
         if not settings["appendonly"]:
             settings["appendonly"] = "yes" if artifact.evidence.get("append_only") else "no"
         with suppress(BackupError):  # it does not run, which may be why it is restored
             server = target.server()
-            if aof := server.info().get("aof_enabled"):
+            info = server.info()
+            if aof := info.get("aof_enabled"):
                 settings["appendonly"] = "yes" if aof == "1" else "no"
             now = self._files(server)
             settings |= {name: told for name, told in now.items() if told or now["appendonly"]}
+        restore.require_primary(info, target.name)
         files = _data_files(settings)
         if files.appends and not files.append_file:
             raise RestoreRefusedError(
@@ -198,7 +208,12 @@ class Redis(Restorable):
         return self._connect(self._place(host))
 
     def _connect(self, place: Place) -> RedisServer:
-        return RedisServer(place, self.password_variable, ("-p", str(self.port)))
+        words = {"--user": self.user, "--cacert": self.tls_ca_file, "--cert": self.tls_cert_file,
+                 "--key": self.tls_key_file}  # fmt: skip
+        given = [word for name, value in words.items() if value for word in (name, value)]
+        return RedisServer(
+            place, self.password_variable, ("-p", str(self.port), *(["--tls"] if self.tls_ca_file else []), *given)
+        )
 
     def _files(self, server: RedisServer) -> dict[str, JsonValue]:
         """Return where it keeps its data, as it tells itself."""

@@ -610,6 +610,20 @@ def test_an_append_only_file_that_nobody_names_is_refused_before_anything_is_sto
         kind.preview(host, given)
 
 
+def test_a_replica_is_no_target_since_its_primarys_data_would_take_the_place_of_what_is_put_in(
+    own: Any, tmp_path: Path
+) -> None:
+    primary = own(name="primary")
+    primary.fill()
+    replica = own("--replicaof", f"127.0.0.1 {primary.port}", name="replica")
+    await_condition("the replica follows", lambda: replica.server().info()["master_link_status"] == "up", 30)
+    given = work(tmp_path / "area", *taken(replica))
+
+    for refused in (source(replica).preview, source(replica).apply):
+        with pytest.raises(RestoreRefusedError, match=f"seen a replica of 127.0.0.1:{primary.port}"):
+            refused(pod_host(replica), given)
+
+
 def test_no_room_beside_the_old_data_is_seen_before_anything_is_exchanged(own: Any, tmp_path: Path) -> None:
     redis = own(name="full")
     redis.fill()
