@@ -40,6 +40,7 @@ class Pod(Frozen):
     uid: str
     node: str | None
     ready: bool
+    ready_containers: tuple[str, ...] = Field(default=(), description="those that are, maybe beside one that is not")
     state: str = Field(description="its phase, or why it is not ready: Running, CrashLoopBackOff")
     containers: tuple[str, ...]
     images: tuple[str, ...]
@@ -94,9 +95,9 @@ class Cluster:
         self, namespace: str, pod: str | None = None, selector: str | None = None, container: str | None = None
     ) -> PodPlace:
         """
-        Return the one ready pod of this name, or with these labels, as a place.
+        Return the one pod of this name, or with these labels, as a place; a container that fails beside costs nothing.
 
-        Raises: SourceMissingError where there is none, more than one, it is not ready, or the container is not told.
+        Raises: SourceMissingError where there is none, more than one, its container is not told, or is not ready.
         """
         what = f"pod {namespace}/{pod}" if pod else f"pod {namespace} ({selector})"
         found = [
@@ -110,19 +111,20 @@ class Cluster:
                 "name the pod in the inventory, or select it by more labels",
             )
         chosen = found[0]
-        if not chosen.ready:
-            raise SourceMissingError(
-                f"{what}: expected ready, seen {chosen.state}",
-                f"`kubectl describe pod -n {namespace} {chosen.name}` tells why",
-                retryable=True,
-            )
         if container is None and len(chosen.containers) > 1:
             raise SourceMissingError(
                 f"{what}: has the containers {', '.join(chosen.containers)}", "name one as source.container"
             )
         if container is not None and container not in chosen.containers:
             raise SourceMissingError(f"{what}: expected container {container!r}, seen {', '.join(chosen.containers)}")
-        return PodPlace(self.api, namespace, chosen.name, container or chosen.containers[0])
+        name = container or chosen.containers[0]
+        if not (chosen.ready or name in chosen.ready_containers):
+            raise SourceMissingError(
+                f"{what}: expected ready, seen {chosen.state}",
+                f"`kubectl describe pod -n {namespace} {chosen.name}` tells why",
+                retryable=True,
+            )
+        return PodPlace(self.api, namespace, chosen.name, name)
 
     def secret(self, namespace: str, name: str) -> dict[str, bytes]:
         """Return a Secret's values; they stay in memory. Raises SourceMissingError where there is none."""
@@ -248,13 +250,14 @@ def _pod(item: Any) -> Pod:
     statuses = item.status.container_statuses or ()
     waiting = [one.state.waiting.reason for one in statuses if one.state and one.state.waiting]
     being_deleted = item.metadata.deletion_timestamp is not None
-    ready = bool(statuses) and all(one.ready for one in statuses) and not being_deleted
+    ready = () if being_deleted else tuple(one.name for one in statuses if one.ready)
     return Pod(
         namespace=item.metadata.namespace,
         name=item.metadata.name,
         uid=item.metadata.uid,
         node=item.spec.node_name,
-        ready=ready,
+        ready=0 < len(statuses) == len(ready),
+        ready_containers=ready,
         state="Terminating" if being_deleted else next(iter(waiting), None) or item.status.phase,
         containers=tuple(one.name for one in item.spec.containers),
         images=tuple(one.image for one in item.spec.containers),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
 
 import pytest
+from estate import await_condition
 
 from gxbackup.adapters.cluster import CLAIM_FOLDER, Cluster
 from gxbackup.adapters.pods import PodPlace
@@ -139,6 +141,28 @@ def test_a_pod_that_is_not_ready_is_said_with_its_state(cluster: Cluster, namesp
             cluster.place(namespace, "ended")
     finally:
         cluster.delete_pod(namespace, "ended")
+
+
+def test_a_container_that_fails_beside_the_servers_own_costs_nothing(cluster: Cluster, namespace: str) -> None:
+    one = {"image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", IDLE]}
+    never = {"exec": {"command": ["false"]}}
+    containers = [{"name": "server", **one}, {"name": "exporter", "readinessProbe": never, **one}]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "both"}, "spec": {"containers": containers}}
+    kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(pod))
+    try:
+        await_condition("its server is ready", lambda: _ready(cluster, namespace) == ("server",), 60)
+
+        assert (
+            cluster.place(namespace, "both", container="server").run(["echo", "on"], timeout_seconds=30).text() == "on"
+        )
+        with pytest.raises(SourceMissingError, match="both: expected ready, seen"):
+            cluster.place(namespace, "both", container="exporter")
+    finally:
+        cluster.delete_pod(namespace, "both")
+
+
+def _ready(cluster: Cluster, namespace: str) -> tuple[str, ...]:
+    return next((pod.ready_containers for pod in cluster.pods(namespace) if pod.name == "both"), ())
 
 
 def test_a_stopped_servers_claim_is_looked_into_and_changed(cluster: Cluster, namespace: str) -> None:
