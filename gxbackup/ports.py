@@ -87,6 +87,10 @@ class Running(Protocol):
         """Return the end of what it has said on stderr so far."""
         ...
 
+    def stop(self) -> None:
+        """End it, also from another thread than the one that reads it."""
+        ...
+
 
 class Place(Protocol):
     """

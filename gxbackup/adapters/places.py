@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from gxbackup.adapters import process
 from gxbackup.adapters.local_input import LocalInput
-from gxbackup.adapters.transfer import CHUNK_BYTES, END_TIMEOUT_SECONDS, PROBE, Incoming, Means, Outgoing, stop, words
+from gxbackup.adapters.transfer import CHUNK_BYTES, END_TIMEOUT_SECONDS, PROBE, Incoming, Means, Outgoing, words
 from gxbackup.errors import CommandError, IntegrityError
 from gxbackup.packed import PackedFile, plain_size_bytes
 from gxbackup.ports import SILENCE_SECONDS, Ended, PlainStream, Running, StreamEnd
@@ -104,7 +104,7 @@ def _to_the_end(running: Running, timeout_seconds: float, label: str, stdin: byt
 
     def give_up() -> None:
         expired.set()
-        stop(running)
+        running.stop()
 
     guard = threading.Timer(timeout_seconds, give_up)
     guard.daemon = True

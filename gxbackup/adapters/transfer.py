@@ -207,14 +207,14 @@ class Outgoing(threading.Thread):
                 f"{path_of(self._file)}: expected {self._size_bytes} bytes to send, seen {sent_bytes}{failure}",
                 retryable=True,
             )
-            stop(self._running)
+            self._running.stop()
 
     def end(self) -> None:
         """Wait a moment for the last bytes; a command that has ended reads no more, and no one tells its sender."""
         self.join(1)
         if self.is_alive():
             assert self._running
-            stop(self._running)
+            self._running.stop()
             self.join()
 
     def _packed(self) -> Iterator[bytes]:
@@ -237,10 +237,3 @@ def words(stderr: bytes) -> tuple[dict[str, str], str]:
     """Return what the shell lines told on stderr, and what the command itself complained of."""
     told = {key.decode(): value.decode() for key, value in _WORD.findall(stderr)}
     return told, _WORD.sub(b"", stderr)[-8192:].decode("utf-8", "replace").strip()
-
-
-def stop(running: Running) -> None:
-    """End a command from another thread than the one that reads it."""
-    ends = getattr(running, "stop", None)
-    assert ends is not None, "what runs in a place can be stopped"
-    ends()
