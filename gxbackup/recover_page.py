@@ -18,8 +18,16 @@ _HEAD = """\
 Everything here needs only rclone, age, zstd, GNU tar and coreutils; nothing of GX backup.
 Captured by host {host}, {started} to {finished} UTC. {state}
 
-Set these three first: the folder that holds all servers' folders (any rclone remote), the age identity, an empty work
-folder.
+Does the remote look empty? On Google Drive `scope = drive.file` shows only what the same OAuth client (or service
+account) wrote: with another client id nothing is listed, though all is there. Take the old client id and secret; or a
+new client with `scope = drive.readonly` and a new token; or download the folder in a browser, and give its path as
+`REMOTE`.
+
+Is the filled-in inventory of GX backup lost? A copy lies in each host's `system-config` (Sunday's snapshots), as
+`etc/gx-backup/inventory.yaml`, where the host was set up as the project's documents say.
+
+Set these three first: the folder that holds all servers' folders (any rclone remote), the age identity (a file of mode
+0600 with the line `AGE-SECRET-KEY-1…`), an empty work folder.
 
 ```sh
 REMOTE="${{REMOTE:-{remote}}}"

@@ -125,7 +125,7 @@ def main() -> int:
         return 1
     # What an older key has signed stays trusted.
     signers = dict.fromkeys([*(known.signers if known else ()), public_text(key)])
-    print(f"# {key_file()} stays on this host; its line in {inventory.path_in_use()}, under hosts:")
+    print(f"# {key_file()} is this host's alone; its line in {inventory.path_in_use()}, under hosts:")
     print(f"  {host}: {{pool: {known.pool if known else host}, signers: [{', '.join(signers)}]}}")
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefect import Flow
 from pydantic import TypeAdapter
 
 from flows import command_line
+from gxbackup import inventory, layout
 from gxbackup.adapters import process
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -90,6 +92,11 @@ def test_every_command_in_the_documents_is_one_that_runs(page: str, line: str) -
             check_make(rest)
         case ["cp", source, _]:
             assert (PROJECT / source).exists()
+        case ["install", "-m", "0600", source, target]:
+            assert (PROJECT / source).exists()
+            assert target.startswith("/etc/gx-backup/")
+        case ["install", "-d", "-m", "0700", "/etc/gx-backup"]:
+            pass
         case [".venv/bin/rclone", "lsd", _]:
             assert (PROJECT / ".venv/bin/rclone").exists()
         case [program, *_]:
@@ -157,3 +164,80 @@ def test_every_runbook_is_found_from_the_first_page() -> None:
     missing = [page.name for page in (PROJECT / "docs" / "runbooks").glob("*.md") if f"({page.name})" not in index]
 
     assert missing == ["README.md"]
+
+
+def test_whoever_lost_everything_finds_that_page_first() -> None:
+    index = (PROJECT / "docs" / "runbooks" / "README.md").read_text(encoding="utf-8")
+
+    rows = index.partition("| what is gone | page |\n|---|---|\n")[2].splitlines()
+
+    assert "(everything-is-gone.md)" in rows[0]
+    assert "(a-host-is-gone.md)" in rows[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_file_of_the_project_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"(?<![\w/])deployments/[\w./@-]+\.[a-z]+", page.read_text(encoding="utf-8"))
+
+    assert [name for name in named if not (PROJECT / name).exists()] == []
+
+
+def promises() -> dict[str, dict[str, inventory.DataType]]:
+    servers = inventory.load(PROJECT / "deployments" / "inventory.yaml").servers
+    return {name: server.data_types for name, server in servers.items()}
+
+
+PROMISED = promises()
+
+
+def owners(flow: str) -> set[str]:
+    """Return the servers that a restore puts something back of."""
+    return {name for name, types in PROMISED.items() if any(one.restore_flow == flow for one in types.values())}
+
+
+def restored_snapshots() -> list[tuple[str, str, str, str]]:
+    """Return every restore in a shell block that names its snapshot, as (page, flow, server, snapshot)."""
+    found = []
+    for page, line in blocks():
+        snapshot = re.search(r"""(?:--snapshot |snapshot=")(\d{8}_\d{6})""", line)
+        flow = re.search(r"(?:-m flows\.|deployment run )(restore[-_]\S+)", line)
+        if snapshot and flow:
+            name = flow[1].replace("_", "-")
+            told = re.search(r"(?:--server |server=)(\w+)", line)
+            by_itself = (
+                flow_of(deployments()[name]["entrypoint"]).parameters.properties.get("server", {}).get("default")
+            )
+            (server,) = {told[1]} if told else {by_itself} if by_itself else owners(name)
+            found.append((page, name, server, snapshot[1]))
+    return found
+
+
+def scheduled(server: str, data_type: str) -> Iterator[str]:
+    """Yield each HHMM at which a backup takes a data type of a server on its day."""
+    rpo_hours = PROMISED[server][data_type].rpo_hours
+    for deployment in deployments().values():
+        if not {"backup", server} <= set(deployment["tags"]):
+            continue
+        for schedule in deployment["schedules"]:
+            given = deployment.get("parameters", {}) | schedule.get("parameters", {})
+            if data_type in given.get("without", []) or data_type not in given.get("only", [data_type]):
+                continue
+            if rpo_hours > given.get("rpo_hours", rpo_hours):
+                continue
+            minute, hour, *rest = schedule["cron"].split()
+            assert rest == ["*", "*", "*"]
+            hours = range(0, 24, int(hour.removeprefix("*/"))) if hour.startswith("*/") else [int(hour)]
+            yield from (f"{each:02}{int(minute):02}" for each in hours)
+
+
+@pytest.mark.parametrize(("page", "flow", "server", "snapshot"), restored_snapshots())
+def test_a_snapshot_in_an_example_is_one_that_the_schedules_make(
+    page: str, flow: str, server: str, snapshot: str
+) -> None:
+    restored = {name: promise for name, promise in PROMISED[server].items() if promise.restore_flow == flow}
+    begun = layout.snapshot_time(snapshot)
+
+    assert restored, f"{page}: {flow} puts back nothing of {server}"
+    for name, promise in restored.items():
+        assert f"{begun:%H%M}" in set(scheduled(server, name)), f"{page}: no backup takes {name} at {snapshot}"
+        assert promise.rpo_hours <= 24 or f"{begun:%a}" == "Sun", f"{page}: {name} is taken on Sundays"
