@@ -10,6 +10,8 @@ from gxbackup.model import Artifact, Frozen
 from gxbackup.packed import PackedFile
 
 NAME_BYTES = 63
+# What a restore is connected to while all other databases change names; gone again at its end.
+HOME = "gx_restore_home"
 
 
 class Archive(Frozen):
@@ -38,6 +40,10 @@ class Archive(Frozen):
     def in_tablespaces(self) -> dict[str, int]:
         """Return how much of it lay in tablespaces of their own, by name."""
         return dict(self.evidence.get("tablespaces", {}))
+
+    def needs_roles(self) -> list[str]:
+        """Return the roles that it refers to; an older snapshot does not tell."""
+        return list(self.evidence.get("needs_roles", []))
 
     def size_bytes(self) -> int:
         """Return how large the database was on its server's disk."""

@@ -9,7 +9,7 @@ from gxbackup.errors import CollectError, CommandError
 from gxbackup.model import Evidence
 from gxbackup.ports import PlainStream, StreamEnd
 from gxbackup.postgres.listing import Listing
-from gxbackup.postgres.server import explained
+from gxbackup.postgres.said import explained
 
 MAGIC = b"PGDMP"
 CUSTOM_FORMAT = 1

@@ -22,16 +22,23 @@ _LARGE_OBJECTS = """SELECT (SELECT count(*) FROM pg_largeobject_metadata),
   (SELECT coalesce(sum(length(data)), 0) FROM pg_largeobject);"""
 _OWN = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend e
   WHERE e.classid = o.tableoid AND e.objid = o.oid AND e.deptype = 'e')"""
+# What pg_dump passes over is not counted: an index that was never finished, the functions that come with a range type,
+# and a partition's copy of its parent's trigger (told by a column that PostgreSQL 12 has not).
 _OBJECTS = f"""SELECT CASE c.relkind WHEN 'v' THEN 'views' WHEN 'm' THEN 'materialized_views' WHEN 'i' THEN 'indexes'
     WHEN 'I' THEN 'partitioned_indexes' WHEN 'p' THEN 'partitioned_tables' ELSE 'foreign_tables' END, count(*)
-  {RELATIONS} WHERE c.relkind IN ('v', 'm', 'i', 'I', 'p', 'f') AND {USERS} GROUP BY 1
+  {RELATIONS} LEFT JOIN pg_index i ON i.indexrelid = c.oid LEFT JOIN pg_class indexed ON indexed.oid = i.indrelid
+  WHERE c.relkind IN ('v', 'm', 'i', 'I', 'p', 'f') AND {USERS}
+  AND (i.indexrelid IS NULL OR ((i.indisvalid OR indexed.relkind = 'p') AND i.indisready)) GROUP BY 1
 UNION ALL SELECT 'functions', count(*) FROM pg_proc o JOIN pg_namespace n ON n.oid = pronamespace WHERE {_OWN}
+  AND NOT EXISTS (SELECT FROM pg_depend p
+    WHERE p.classid = 'pg_proc'::regclass AND p.objid = o.oid AND p.deptype = 'i')
 UNION ALL SELECT 'types', count(*) FROM pg_type o JOIN pg_namespace n ON n.oid = typnamespace
   WHERE typtype IN ('e', 'd', 'r') AND {_OWN}
 UNION ALL SELECT 'constraints', count(*) FROM pg_constraint o JOIN pg_namespace n ON n.oid = connamespace
   WHERE contype IN ('c', 'f', 'p', 'u', 'x') AND {_OWN}
 UNION ALL SELECT 'triggers', count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
-  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT tgisinternal AND {USERS}
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE NOT tgisinternal AND coalesce(to_jsonb(t) ->> 'tgparentid', '0') = '0' AND {USERS}
 UNION ALL SELECT 'policies', count(*) FROM pg_policy
 UNION ALL SELECT 'schemas', count(*) FROM pg_namespace n WHERE nspname !~ '^pg_'
   AND nspname NOT IN ('information_schema', 'public');"""  # noqa: S608 - as above
@@ -47,7 +54,15 @@ _TABLESPACES = """SELECT spcname, coalesce(sum(pg_relation_size(c.oid)), 0) FROM
   JOIN pg_database ON datname = current_database()
   JOIN pg_tablespace s ON s.oid = CASE reltablespace WHEN 0 THEN dattablespace ELSE reltablespace END
   WHERE relkind IN ('r', 'i', 't', 'm', 'S', 'p', 'I') AND spcname !~ '^pg_' GROUP BY 1 ORDER BY 1;"""
+# Other roles would be missed as soon as the first statement about them is run: owners, and who was granted something.
+_NEEDS_ROLES = """SELECT rolname FROM pg_roles, pg_database d WHERE datname = current_database() AND rolname !~ '^pg_'
+  AND (pg_roles.oid = datdba
+  OR EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = pg_roles.oid
+    AND (dbid = d.oid OR (classid = 'pg_database'::regclass AND objid = d.oid)))
+  OR EXISTS (SELECT FROM pg_db_role_setting WHERE setdatabase = d.oid AND setrole = pg_roles.oid)) ORDER BY 1;"""
 _KINDS = ("tables", "sequences", "extensions", "objects", "large_objects")
+# Up to 0.6 these were counted together with what no dump holds: fewer of them come back.
+_ONCE_MORE = ("functions", "indexes", "triggers")
 
 
 def begin(session: Session, lock_timeout_seconds: float) -> str:
@@ -79,6 +94,8 @@ def take(session: Session) -> Evidence:
         "extensions": {_shown(name): version for name, version in extensions},
         "large_objects": {"count": int(count), "bytes": int(lo_bytes)},
         "objects": {kind: int(found) for kind, found in session.ask(_OBJECTS, 2) if found != "0"},
+        # A name that is no ASCII is another one in a database of another encoding.
+        "needs_roles": [name for (name,) in session.ask(_NEEDS_ROLES) if name.isascii()],
     }
 
 
@@ -113,6 +130,11 @@ def differences(expected: Mapping[str, Any], seen: Mapping[str, Any]) -> list[st
     ]
     for kind in _KINDS:
         before, now = expected.get(kind, {}), seen.get(kind, {})
+        if kind == "objects" and "needs_roles" not in expected:
+            before = {
+                **before,
+                **{name: now.get(name) for name in _ONCE_MORE if now.get(name, 0) < before.get(name, 0)},
+            }
         told = kind.removesuffix("s").replace("_", " ")
         found += [
             f"{told} {name}: expected {_told(before, name)}, seen {_told(now, name)}"

@@ -18,8 +18,9 @@ from gxbackup.errors import BackupError, CollectError, CommandError, RestoreRefu
 from gxbackup.model import Frozen
 from gxbackup.packed import PackedFile
 from gxbackup.postgres.listing import BEGINNINGS_BYTES, TOO_SHORT
+from gxbackup.postgres.said import explained
 from gxbackup.postgres.script import of_database, unquoted
-from gxbackup.postgres.server import Server, connection, explained
+from gxbackup.postgres.server import Server, connection
 from gxbackup.staging import require_room
 
 TIMEOUT_SECONDS = 24 * 3600.0
@@ -91,8 +92,13 @@ def load(server: Server, file: PackedFile, database: str, table: str | None, roo
             _load_rows(server, [*words, "--section=pre-data", "--section=data"], file, None)
             # What is left is made of what is loaded now: the archive's list is enough for that.
             server.run([*words, "--section=post-data", f"--jobs={jobs}", there], timeout_seconds=TIMEOUT_SECONDS)
-        script = server.run(["sh", "-c", _ABOUT_THE_DATABASE, "sh", there, f"{folder}/list"])
-    return "".join(f"{statement};\n" for statement in of_database(script))
+        return _about(server, there, folder)
+
+
+def about(server: Server, file: PackedFile, room: Room) -> str:
+    """Return just the SQL that belongs to the captured database itself, as `load` does; loads nothing."""
+    with _prepared(server, file, room) as (folder, _, has_room):
+        return _about(server, _put_beginning(server, file, folder, has_room=has_room), folder)
 
 
 def disks(server: Server, folders: Sequence[str]) -> list[Disk]:
@@ -112,6 +118,11 @@ def _disk(told: str) -> tuple[int, int, str]:
     if found is None:
         raise CollectError(f"df -Pk: expected a disk's size, room and folder, seen {told!r}")
     return int(found[1]) * 1024, int(found[2]) * 1024, found[3]
+
+
+def _about(server: Server, there: str, folder: str) -> str:
+    script = server.run(["sh", "-c", _ABOUT_THE_DATABASE, "sh", there, f"{folder}/list"])
+    return "".join(f"{statement};\n" for statement in of_database(script))
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""What a restore is refused for before anything is made: an older server, a missing extension or folder, no room."""
+"""What a restore is refused for before anything is made: an older server, a missing role or folder, no room."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from gxbackup.errors import RestoreRefusedError
 from gxbackup.postgres import loading
@@ -23,7 +23,12 @@ _HEAD_BYTES = 11
 
 
 def require_fit(seen: Overview, archives: Sequence[Archive]) -> None:
-    """Raise RestoreRefusedError where the server is older than the captured one, or lacks an extension's files."""
+    """Raise RestoreRefusedError for a standby, a server older than the captured one, or one without an extension."""
+    if seen.in_recovery:
+        raise RestoreRefusedError(
+            f"{seen.label}: expected a server that can be written to, seen one in recovery",
+            "it is a standby: restore to its primary, which it follows",
+        )
     for archive in archives:
         captured = str(archive.artifact.settings["server_version"])
         if major(seen.version) < major(captured):
@@ -35,6 +40,18 @@ def require_fit(seen: Overview, archives: Sequence[Archive]) -> None:
             raise RestoreRefusedError(
                 f"{seen.label}: database {archive.database!r} needs the extensions {', '.join(missing)}, "
                 "which are not installed there"
+            )
+
+
+def require_roles(seen: Overview, archives: Sequence[Archive], made: Collection[str]) -> None:
+    """Raise RestoreRefusedError where a database refers to a role that is neither there nor made."""
+    for archive in archives:
+        if missing := sorted({*archive.needs_roles()} - {*seen.roles, *made}):
+            raise RestoreRefusedError(
+                f"{seen.label}: database {archive.database!r} needs the roles {', '.join(missing)}, which are neither "
+                "there nor among those that were captured",
+                "they were made after the roles were captured: a later snapshot holds them; or make them first, with "
+                + " ".join(f"CREATE ROLE {quoted_name(name)};" for name in missing),
             )
 
 

@@ -7,23 +7,20 @@ Until that transaction nothing live is touched; it is all or nothing, also where
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
 from gxbackup.errors import BackupError, CommandError, IntegrityError, RestoreError, RestoreRefusedError
-from gxbackup.postgres import evidence, loading, refusals, reserve, swap
-from gxbackup.postgres.archive import NAME_BYTES, Archive, before_name, beside_name
+from gxbackup.postgres import evidence, loading, making, refusals, reserve, swap
+from gxbackup.postgres.archive import HOME, NAME_BYTES, Archive, before_name, beside_name
 from gxbackup.postgres.script import NewRoles, lacking
-from gxbackup.postgres.server import Server, major, quoted_name, quoted_text
+from gxbackup.postgres.server import Server, major, quoted_name
 
 NAMES_TOLD = 10
-# What `datlocprovider` says → the words of CREATE DATABASE; PostgreSQL 17 brought the second.
-_PROVIDERS = {"i": ("icu", "ICU_LOCALE"), "b": ("builtin", "BUILTIN_LOCALE")}
-# CREATE TABLESPACE wants a folder that is the server's own.
-_MAKE_FOLDER = 'mkdir -m 0700 "$1" && chown --reference="$2" "$1"'
 
 
 class Restore:
@@ -61,10 +58,10 @@ class Restore:
         Raises: RestoreRefusedError for an older server, a missing extension, no room, a name that is taken.
         """
         there = self.seen.databases
-        wanted, left = self._wanted()
+        wanted, bare = self._wanted()
         new = self._new_roles(wanted)
-        self._refuse(wanted, new)
-        lines = left
+        self._refuse(wanted, bare, new)
+        lines = _told_bare(bare)
         if new.roles or new.tablespaces:
             lines.append(f"made: roles and tablespaces {', '.join([*new.roles, *new.tablespaces])}")
         for archive in wanted:
@@ -88,25 +85,28 @@ class Restore:
         Raises: RestoreError, IntegrityError (evidence differs), RestoreRefusedError. Where the server does not answer
         when the names were just exchanged, the RestoreError says that the outcome is unknown, and nothing is dropped.
         """
-        wanted, said = self._wanted()
+        wanted, bare = self._wanted()
+        said = _told_bare(bare)
         new = self._new_roles(wanted)
-        self._refuse(wanted, new)
+        self._refuse(wanted, bare, new)
+        names = {beside_name(self.to or one.database): self.to or one.database for one in wanted}
         made: list[str] = []
         properties: list[str] = []
         try:
             if not self.is_scratch:
                 reserve.take(self.server, self.seen.data_directory)
-            self._make_roles(new)
+            home = self._meanwhile([*names, *names.values()], made)
+            making.make_roles(self.server, self.home, new, self.tablespace_folder)
+            properties += [loading.about(self.server, one.file, self._room(wanted)) for one in bare]
             for done, archive in enumerate(wanted):
                 beside = beside_name(self.to or archive.database)
                 made.append(beside)
-                said += self._create(archive, beside)
+                said += making.make_database(self.server, self.seen, archive, beside, is_scratch=self.is_scratch)
                 room = self._room(wanted[done:])
                 properties.append(loading.load(self.server, archive.file, beside, self.table, room))
                 said.append(self._compare(archive, beside))
-            names = {beside_name(self.to or one.database): self.to or one.database for one in wanted}
             replaced = {name: before_name(name) for name in names.values() if name in self.seen.databases}
-            home = self.seen.home_but([*names, *names.values()])
+            properties += [f"{grant};\n" for grant in new.parameter_grants]
             reserve.give_back(self.server, self.seen.data_directory)
         except BaseException as error:
             self._undo(made, new, error)
@@ -118,6 +118,9 @@ class Restore:
         except CommandError as error:
             self._undo(made, new, error)
             raise self._untouched(error) from None
+        if home == HOME:
+            with suppress(BackupError):  # dropped by the next restore
+                making.drop_database(self.server, self.home, HOME)
         self.kept = [*replaced.values()]
         said += [f"{name}: what was there is kept as database {old}" for name, old in replaced.items()]
         return said
@@ -132,8 +135,18 @@ class Restore:
         hint = f"{self.label}: nothing live was touched"
         return RestoreError(error.message, *error.hints, hint, retryable=False)
 
-    def _wanted(self) -> tuple[list[Archive], list[str]]:
-        """Return the archives to put back, and what is said of those that need not be."""
+    def _meanwhile(self, names: Collection[str], made: list[str]) -> str:
+        """Return a database to be connected to while these change names; one made for it where there is no other."""
+        if HOME in self.seen.databases:
+            making.drop_database(self.server, self.home, HOME)
+        home = self.seen.home_but([HOME, *names])
+        if home is None:
+            made.append(HOME)
+            making.make_home(self.server, self.home)
+        return home or HOME
+
+    def _wanted(self) -> tuple[list[Archive], list[Archive]]:
+        """Return the archives to put back, and those with nothing but settings and grants of their database."""
         if self.to is not None:
             if self.to in self.seen.databases:
                 raise RestoreRefusedError(f"database {self.to!r}: expected none of that name, seen one")
@@ -141,7 +154,7 @@ class Restore:
                 raise RestoreRefusedError(f"database {self.to!r}: expected a name of at most {NAME_BYTES} bytes")
             return self.archives, []
         wanted: list[Archive] = []
-        left: list[str] = []
+        left: list[Archive] = []
         for archive in self.archives:
             bare = evidence.is_bare(archive.evidence) and archive.database in self.seen.databases
             if not bare or (self.named and not self.is_scratch):
@@ -150,14 +163,15 @@ class Restore:
             with self.server.session(archive.database) as session:
                 bare = evidence.is_bare(evidence.take(session))
             if bare:
-                left.append(f"{archive.database}: nothing in it, then and now; left as it is")
+                left.append(archive)
             else:
                 wanted.append(archive)
         return wanted, left
 
-    def _refuse(self, archives: Sequence[Archive], new: NewRoles) -> None:
-        refusals.require_fit(self.seen, archives)
-        refusals.require_pg_restore(self.server, archives)
+    def _refuse(self, archives: Sequence[Archive], bare: Sequence[Archive], new: NewRoles) -> None:
+        refusals.require_fit(self.seen, [*archives, *bare])
+        refusals.require_roles(self.seen, [*archives, *bare], new.roles)
+        refusals.require_pg_restore(self.server, [*archives, *bare])
         if not self.is_scratch:
             refusals.require_folders(self.server, self.seen, new.tablespaces)
             refusals.require_room(self.server, self.seen, archives, new.tablespaces)
@@ -180,16 +194,6 @@ class Restore:
         assert self.tablespace_folder
         return str(self.tablespace_folder / hashlib.sha256(tablespace.encode("utf-8", "surrogateescape")).hexdigest())
 
-    def _make_roles(self, new: NewRoles) -> None:
-        if new.role_statements:
-            self.server.script(
-                self.home, "BEGIN;\n" + "".join(f"{each};\n" for each in new.role_statements) + "COMMIT;\n"
-            )
-        for name in new.tablespaces if self.is_scratch else ():
-            self.server.run(["sh", "-c", _MAKE_FOLDER, "sh", self._location(name), str(self.tablespace_folder)])
-        for statement in new.tablespace_statements:
-            self.server.script(self.home, f"{statement};\n")
-
     def _compare(self, archive: Archive, beside: str) -> str:
         """Prove a filled database by the counts that were taken of the captured one."""
         with self.server.session(beside) as session:
@@ -206,37 +210,13 @@ class Restore:
         words = evidence.summary(archive.evidence) if self.table is None else f"table {self.table}"
         return f"{self.to or archive.database}: evidence equal: {words}"
 
-    def _create(self, archive: Archive, beside: str) -> list[str]:
-        """Make an empty database, in place of what an earlier try left with whoever still fills it."""
-        create = archive.create
-        words = [
-            f"{_drop(beside)}CREATE DATABASE {quoted_name(beside)} TEMPLATE template0",
-            f"OWNER {quoted_name(create['owner'])} ENCODING {quoted_text(create['encoding'])}",
-        ]
-        if create["tablespace"] != "pg_default":
-            words.append(f"TABLESPACE {quoted_name(create['tablespace'])}")
-        locale = [f"LC_COLLATE {quoted_text(create['collate'])} LC_CTYPE {quoted_text(create['ctype'])}"]
-        if provider := _PROVIDERS.get(create["provider"]):
-            locale.append(f"LOCALE_PROVIDER {provider[0]} {provider[1]} {quoted_text(create['locale'])}")
-        if rules := create.get("rules"):
-            locale.append(f"ICU_RULES {quoted_text(rules)}")
-        try:
-            self.server.script(self.home, f"{' '.join([*words, *locale])};\n", timeout_seconds=loading.TIMEOUT_SECONDS)
-        except CommandError as error:
-            if not (self.is_scratch and "locale" in error.message):
-                raise
-            sql = f"{' '.join(words)} LC_COLLATE 'C' LC_CTYPE 'C';\n"
-            self.server.script(self.home, sql, timeout_seconds=loading.TIMEOUT_SECONDS)
-            return [f"{archive.database}: this host has no locale {create['collate']}: rehearsed with C"]
-        return []
-
     def _undo(self, made: Sequence[str], new: NewRoles, error: BaseException) -> None:
         """Drop what was made; where that fails too, the error says what is left."""
         reserve.give_back(self.server, self.seen.data_directory)
         left: list[str] = []
         for database in made:
             try:
-                self.server.script(self.home, _drop(database))
+                making.drop_database(self.server, self.home, database)
             except BackupError:
                 left.append(f"database {database}")
         for kind, names in (("TABLESPACE", new.tablespaces), ("ROLE", new.roles)):
@@ -249,8 +229,8 @@ class Restore:
             error.hints = (*error.hints, f"left there, and dropped by the next try: {', '.join(left)}")
 
 
-def _drop(database: str) -> str:
-    return f"DROP DATABASE IF EXISTS {quoted_name(database)} WITH (FORCE);\n"
+def _told_bare(bare: Sequence[Archive]) -> list[str]:
+    return [f"{each.database}: nothing in it, then and now; just its settings and grants are put back" for each in bare]
 
 
 def _one_table(counted: dict[str, Any], table: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ _NAME = r'("(?:[^"]|"")+"|[^\s";]+)'
 _ABOUT_ROLE = re.compile(rf"(?:CREATE ROLE|ALTER ROLE|COMMENT ON ROLE|SECURITY LABEL .*? ON ROLE) {_NAME}", re.DOTALL)
 _MEMBER = re.compile(rf"GRANT {_NAME} TO {_NAME}(?: |$)")
 _TABLESPACE = re.compile(rf"(?:CREATE|ALTER|COMMENT ON) TABLESPACE {_NAME}|GRANT .*? ON TABLESPACE {_NAME}", re.DOTALL)
+_PARAMETER_GRANT = re.compile(r"GRANT [A-Z, ]+ ON PARAMETER ")
 _LOCATION = re.compile(r"(CREATE TABLESPACE .*? LOCATION )([eE]?'(?:[^']|'')*')", re.DOTALL)
 _OF_A_DATABASE = re.compile(
     rf"ALTER DATABASE {_NAME} (?!OWNER TO )|ALTER ROLE {_NAME} IN DATABASE |COMMENT ON DATABASE |(GRANT|REVOKE) .*? ON "
@@ -40,6 +41,7 @@ class NewRoles(Frozen):
     tablespaces: dict[str, str] = Field(description="the folder of each")
     role_statements: tuple[str, ...]
     tablespace_statements: tuple[str, ...]
+    parameter_grants: tuple[str, ...] = Field(description="all of the script: to repeat one changes nothing")
 
 
 def statements(script: str) -> Iterator[str]:
@@ -64,13 +66,15 @@ def lacking(
     """
     Return what must be run so that roles and tablespaces that are not there are made; none that is there is touched.
 
-    A role that exists keeps its password, rights and settings. A membership is granted where one of the two is new.
+    A role that exists keeps its password, rights and settings. A membership is granted where one of the two is new, a
+    right to set a parameter always: whoever was granted it is there, or made.
     `location` says where a tablespace goes on a server whose folders are others; `needed`: no other one is made.
     """
     new_roles: list[str] = []
     new_tablespaces: dict[str, str] = {}
     role_statements: list[str] = []
     tablespace_statements: list[str] = []
+    parameter_grants: list[str] = []
     for statement in statements(script):
         if about := _ABOUT_ROLE.match(statement):
             name = unquoted(about[1])
@@ -89,11 +93,14 @@ def lacking(
             tablespace_statements.append(statement)
         elif (about := _MEMBER.match(statement)) and {unquoted(about[1]), unquoted(about[2])} & {*new_roles}:
             role_statements.append(statement)
+        elif _PARAMETER_GRANT.match(statement):
+            parameter_grants.append(statement)
     return NewRoles(
         roles=tuple(new_roles),
         tablespaces=new_tablespaces,
         role_statements=tuple(role_statements),
         tablespace_statements=tuple(tablespace_statements),
+        parameter_grants=tuple(parameter_grants),
     )
 
 

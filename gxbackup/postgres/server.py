@@ -16,6 +16,7 @@ from typing import Any
 
 from gxbackup.errors import CollectError, CommandError
 from gxbackup.ports import Place, Running
+from gxbackup.postgres.said import explained
 
 CALL_TIMEOUT_SECONDS = 120
 # What `datconnlimit` is of a database whose DROP was interrupted.
@@ -40,41 +41,8 @@ _FACTS = """SELECT jsonb_build_object('version', current_setting('server_version
   'wal_limit_bytes', pg_size_bytes(current_setting('max_wal_size')),
   'roles', (SELECT jsonb_agg(rolname) FROM pg_roles),
   'tablespaces', (SELECT jsonb_object_agg(spcname, pg_tablespace_location(oid)) FROM pg_tablespace),
-  'extensions', (SELECT jsonb_agg(name) FROM pg_available_extensions));"""
-# What PostgreSQL's programs say → what a person can do, and whether trying again can help.
-_EXPLAINED: tuple[tuple[str, str, bool], ...] = (
-    (
-        r"password authentication failed|no password supplied|no pg_hba.conf entry|[Pp]eer authentication failed",
-        "does the place's variable that source.password_variable names hold the password of source.user?",
-        False,
-    ),
-    (
-        r"lock timeout|could not obtain lock",
-        "a transaction holds that table against reading (ALTER, TRUNCATE, VACUUM FULL): see pg_locks",
-        True,
-    ),
-    (
-        r"out of memory|invalid memory alloc request size|cannot enlarge string buffer",
-        "a row that is larger than 1 GB as text cannot be dumped by PostgreSQL: split it, or use a large object",
-        False,
-    ),
-    (r"server version mismatch", "the pg_dump there is older than its server: use the server's own image", False),
-    (r"database \S+ does not exist", "was it dropped after it was listed? then the next run is whole again", True),
-    (
-        r"terminating connection|server closed the connection|the database system is (starting|shutting)",
-        "was the server stopped, or the database dropped, meanwhile?",
-        True,
-    ),
-    (r"No space left on device", "the disk of the server, or of the place's /tmp, is full", False),
-)
-
-
-def explained(error: CommandError) -> CommandError:
-    """Return the same error with a hint at what a person can do, where its words are known."""
-    for pattern, hint, retryable in _EXPLAINED:
-        if re.search(pattern, error.message):
-            return CommandError(error.message, *error.hints, hint, retryable=retryable)
-    return error
+  'extensions', (SELECT jsonb_agg(name) FROM pg_available_extensions),
+  'in_recovery', pg_is_in_recovery(), 'receiver', (SELECT status FROM pg_stat_wal_receiver));"""
 
 
 def quoted_name(name: str) -> str:
@@ -139,17 +107,27 @@ class Overview:
     roles: list[str]
     tablespaces: dict[str, str]
     extensions: list[str]
+    in_recovery: bool
+    receiver: str | None
     databases: dict[str, dict[str, Any]]
 
-    def home_but(self, names: Collection[str]) -> str:
-        """Return a database to be connected to while these are renamed; CollectError where there is none."""
+    def require_current(self) -> None:
+        """Raise CollectError for a standby that does not follow its primary now: what it holds may be old."""
+        if self.in_recovery and self.receiver != "streaming":
+            raise CollectError(
+                f"{self.label}: is a standby whose WAL receiver is expected to be streaming, seen "
+                f"{self.receiver or 'none'}: what it holds may be old",
+                "is its primary up? or name the primary in the inventory",
+                retryable=True,
+            )
+
+    def home_but(self, names: Collection[str]) -> str | None:
+        """Return a database to be connected to while these are renamed; None where there is no other."""
         for name in sorted(self.databases, key=lambda each: (each != self.home, each)):
             found = self.databases[name]
             if found["datallowconn"] and found["datconnlimit"] != INTERRUPTED_DROP and name not in names:
                 return name
-        raise CollectError(
-            f"{self.label}: no database is left to be connected to meanwhile", "put them back one by one"
-        )
+        return None
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ def take_names(
     Give databases made beside the live ones their names; the live ones keep others. All of it or nothing.
 
     Connections to them are ended; new ones wait until it is done, since none can begin without reading `pg_database`.
+    `properties` is SQL that is run in the same transaction.
     Raises: CommandError; then nothing has changed. RestoreError where it cannot be known whether it has.
     """
-    ours = ", ".join(quoted_text(name) for name in [*names, *names.values()])
+    ours = f"ARRAY[{', '.join(quoted_text(name) for name in [*names, *names.values()])}]::text[]"
     script = [
         "BEGIN;",
         f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s';",
         "LOCK TABLE pg_catalog.pg_database IN ACCESS EXCLUSIVE MODE;",
-        f"SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity WHERE datname IN ({ours}) \\gset",  # noqa: S608
+        f"SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity WHERE datname = ANY ({ours}) \\gset",  # noqa: S608
         *(f"ALTER DATABASE {quoted_name(name)} RENAME TO {quoted_name(old)};" for name, old in replaced.items()),
         *(f"ALTER DATABASE {quoted_name(beside)} RENAME TO {quoted_name(name)};" for beside, name in names.items()),
         *properties,
@@ -58,4 +59,5 @@ def _is_done(server: Server, names: Mapping[str, str], replaced: Mapping[str, st
             f"where they are gone, all is put back{kept}",
             retryable=False,
         ) from None
-    return not there.keys() & names.keys() and {*names.values(), *replaced.values()} <= there.keys()
+    # Settings alone can be put back once more, so that they count as not done.
+    return bool(names) and not there.keys() & names.keys() and {*names.values(), *replaced.values()} <= there.keys()

@@ -20,7 +20,7 @@ from gxbackup.model import Artifact, Capture
 from gxbackup.opened import Opening
 from gxbackup.ports import Place, PlainStream
 from gxbackup.postgres import evidence, listing
-from gxbackup.postgres.archive import Archive
+from gxbackup.postgres.archive import HOME, Archive
 from gxbackup.postgres.choice import chosen
 from gxbackup.postgres.dump import DumpStream, GlobalsStream
 from gxbackup.postgres.restore import Restore
@@ -73,7 +73,8 @@ class Postgres(Restorable):
         List the databases wherever the server is found: a capture for roles and tablespaces, and one for each database.
 
         A database that refuses connections, and a place that is there but does not answer, are shortfalls of the first.
-        Raises: SourceMissingError where it is found nowhere; CollectError where pg_dump is older than the server.
+        Raises: SourceMissingError where it is found nowhere; CollectError where pg_dump is older than the server, or
+        the server is a standby that has lost its primary.
         """
         found, absent, faults = self._found(host)
         captures: list[Capture] = []
@@ -121,11 +122,12 @@ class Postgres(Restorable):
         self, server: Server, data_type: str, where: Where, suffix: str, absent: Sequence[str], faults: Sequence[str]
     ) -> list[Capture]:
         seen = server.look()
+        seen.require_current()
         server.require_pg_dump(seen.version)
         shortfalls = [*faults]
         captures: list[Capture] = []
         for name, found in seen.databases.items():
-            if name == "template0":
+            if name in ("template0", HOME):
                 continue
             if found["datconnlimit"] == INTERRUPTED_DROP:
                 shortfalls.append(f"{server.place.name}: database {name!r} is left of an interrupted DROP DATABASE")

@@ -6,7 +6,7 @@ import os
 import pwd
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,39 +93,52 @@ class Protected:
         assert client.stdout.readline() == b"here\n"
         return client
 
+    def control(self, *words: str) -> None:
+        """Run pg_ctl."""
+        pg_ctl = [*owner_words(), self.programs / "pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log"]
+        subprocess.run([*pg_ctl, "-w", "-s", *words], check=True, cwd=self.folder)
+
     def databases(self) -> set[str]:
         """Return the names of the databases there are."""
         return set(self.psql("SELECT datname FROM pg_database").splitlines())
 
 
+def owner_words(*paths: Path) -> list[str]:
+    """Return the words that make root somebody else, who then owns the paths."""
+    if os.geteuid() != 0:
+        return []
+    owner = pwd.getpwnam("postgres")
+    for path in paths:
+        os.chown(path, owner.pw_uid, owner.pw_gid)
+    return ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
+
+
 @contextmanager
-def running_server(of: Path | None = None) -> Iterator[Protected]:
+def running_server(of: Path | None = None, locale: Sequence[str] = ("--locale=C.UTF-8",)) -> Iterator[Protected]:
     """Start it, of these programs or of this host's own; stopped and removed with the block."""
     of = of or programs()
     with tempfile.TemporaryDirectory(prefix="gx-test-postgres-", dir="/var/tmp") as made:
         folder = Path(made)
         secret = folder / "password"
         secret.write_text(PASSWORD)
-        words: list[str] = []
-        if os.geteuid() == 0:
-            owner = pwd.getpwnam("postgres")
-            for path in (folder, secret):
-                os.chown(path, owner.pw_uid, owner.pw_gid)
-            words = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
         subprocess.run(
-            [*words, of / "initdb", "-D", folder / "data", "-U", "postgres", "--auth=scram-sha-256",
-             f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"],
+            [*owner_words(folder, secret), of / "initdb", "-D", folder / "data", "-U", "postgres",
+             "--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", *locale, "--no-sync"],
             check=True, capture_output=True, cwd=folder,
         )  # fmt: skip
-        control = [*words, of / "pg_ctl", "-D", folder / "data", "-w", "-s"]
-        options = (
-            f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_prepared_transactions=0"
-        )
-        subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, cwd=folder)
-        try:
-            yield Protected(folder, of)
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=folder)
+        with started(Protected(folder, of)) as server:
+            yield server
+
+
+@contextmanager
+def started(server: Protected) -> Iterator[Protected]:
+    """Start one whose data is there; stopped with the block."""
+    options = f"-c listen_addresses='' -c unix_socket_directories={server.folder} -c fsync=off"
+    server.control("-o", f"{options} -c max_prepared_transactions=0", "start")
+    try:
+        yield server
+    finally:
+        server.control("-m", "immediate", "stop")
 
 
 def fill(server: Protected) -> None:

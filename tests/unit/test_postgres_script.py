@@ -61,6 +61,15 @@ def test_only_roles_that_are_not_there_are_made() -> None:
     assert len(new.tablespace_statements) == 3
 
 
+def test_a_right_to_set_a_parameter_is_granted_to_roles_that_are_there_too() -> None:
+    grant = "GRANT SET, ALTER SYSTEM ON PARAMETER log_min_messages TO app WITH GRANT OPTION"
+
+    new = lacking(f"{GLOBALS}{grant};\nGRANT CREATE ON TABLESPACE fast TO app;\n", {"postgres", "app"}, ())
+
+    assert new.parameter_grants == (grant,)
+    assert grant not in new.role_statements
+
+
 def test_on_an_empty_server_all_is_made_but_its_superuser_and_tablespaces_lie_elsewhere() -> None:
     new = lacking(GLOBALS, {"postgres"}, (), lambda name: f"/scratch/{name}'s")
 
