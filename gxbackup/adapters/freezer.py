@@ -28,7 +28,7 @@ if echo "$on" >"$file"; then
     tries=0
     until grep -q "$word" "$seen" || [ "$tries" -ge 100 ]; do tries=$((tries + 1)); sleep 0.02; done
     if grep -q "$word" "$seen"; then echo frozen; timeout "$seconds" cat >/dev/null; status=$?; else status=1; fi
-    until echo "$off" >"$file"; do sleep 0.1; done
+    until echo "$off" >"$file"; do [ -e "$file" ] || { status=1; break; }; sleep 0.1; done
     [ "$status" -ne 0 ] || echo thawed
 fi"""
 
@@ -69,7 +69,9 @@ def frozen(pod_uid: str, label: str, limit_seconds: float = LIMIT_SECONDS) -> It
             watchdog.stdin.close()
             last = watchdog.stdout.readline()
         if last != b"thawed\n":
-            raise CommandError(f"{label}: went on before all was read: {limit_seconds:g} s are the limit")
+            raise CommandError(
+                f"{label}: went on before all was read, or its pod was removed: {limit_seconds:g} s are the limit"
+            )
 
 
 def control_group(pod_uid: str, label: str) -> Path:

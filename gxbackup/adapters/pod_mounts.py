@@ -8,7 +8,7 @@ Source: kubernetes.io/docs/concepts/storage/volumes, "Using subPath with expande
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -43,6 +43,12 @@ def mounts_of(pod: Any) -> tuple[PodMount, ...]:
         for container in pod.spec.containers
         for mount in container.volume_mounts or ()
     )
+
+
+def innermost(mounts: Iterable[PodMount], folder: str) -> PodMount | None:
+    """Return what a folder lies on: what is mounted further in hides what is mounted further out."""
+    covering = [mount for mount in mounts if f"{folder}/".startswith(f"{mount.folder.rstrip('/')}/")]
+    return max(covering, key=lambda mount: (len(mount.folder.rstrip("/")), mount.claim is not None), default=None)
 
 
 def claims_of(pod: Any) -> dict[str, str]:

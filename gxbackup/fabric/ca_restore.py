@@ -54,6 +54,12 @@ class CaRestore:
                 f"{self._ca}: {self._settings.get('folder')}: lies on no claim, and is gone with its pod",
                 "rehearse it to scratch, and put it back by hand",
             )
+        if not self._settings["mount"]:
+            raise RestoreRefusedError(
+                f"{self._ca}: {self._settings['folder']}: this copy does not tell where on claim "
+                f"{self._settings['claim']} it lies: by a subPath, which versions before 0.7 did not know",
+                "take a later snapshot, or rehearse it to scratch and put it back by hand",
+            )
         registry = self._require_registry()
         running = self._host.cluster.replicas(self._namespace, self._settings["statefulset"])
         return [
@@ -118,7 +124,8 @@ class CaRestore:
 
     @contextmanager
     def _volume(self) -> Iterator[VolumeExchange]:
-        below = self._settings["folder"].removeprefix(self._settings["mount"]).strip("/")
+        within = self._settings["folder"].removeprefix(self._settings["mount"]).strip("/")
+        below = "/".join(part for part in (self._settings.get("sub_path"), within) if part)
         claim, image = self._settings["claim"], self._settings["image"]
         with self._host.cluster.claim_place(self._namespace, claim, image) as place:
             place.run(["mkdir", "-p", f"{CLAIM_FOLDER}/{below}"], timeout_seconds=ANSWER_TIMEOUT_SECONDS)

@@ -19,12 +19,12 @@ from typing import ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from gxbackup import clock
-from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.secrets import list_secrets
 from gxbackup.chunk_stream import ChunkStream
 from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import claims
+from gxbackup.fabric.ca_home import home_of
 from gxbackup.fabric.ca_restore import CaRestore, chosen_words, is_chosen
 from gxbackup.fabric.claim_restore import ClaimRestore
 from gxbackup.fabric.claims import Found
@@ -242,12 +242,9 @@ class FabricCrypto(Restorable):
             )
         folder, size_kib = found.text().splitlines()
         pod = next(one for one in host.cluster.pods(self.namespace, f"app={ca}") if one.name == _pod_name(place))
-        claim, folder, mount = _claim(pod, folder)
         return {
             "ca": ca,
-            "folder": folder,
-            "claim": claim,
-            "mount": mount,
+            **home_of(pod, folder)._asdict(),
             "pod": pod.name,
             "image": pod.images[0],
             "statefulset": host.cluster.owner(self.namespace, pod.name),
@@ -283,17 +280,3 @@ def _called(settings: dict[str, JsonValue]) -> str:
 
 def _pod_name(place: Place) -> str:
     return place.name.rpartition("/")[2]
-
-
-def _claim(pod: Pod, folder: str) -> tuple[str, str, str]:
-    """
-    Return the claim that a folder lies on, the folder as far as that claim holds it, and where it is mounted.
-
-    Without a claim all three but the folder are empty: such a CA is kept, and a restore says that it cannot be stopped.
-    """
-    for claim, mount in sorted(pod.claims.items(), key=lambda item: -len(item[1])):
-        if f"{folder}/".startswith(f"{mount}/"):
-            return claim, folder, mount
-        if mount.startswith(f"{folder}/"):
-            return claim, mount, mount
-    return "", folder, ""

@@ -79,8 +79,9 @@ def process_in(group: Path, words: Sequence[str | Path], said: bytes) -> Iterato
         finally:
             process.kill()
             process.wait()
-            until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
-            until(lambda: removed(group), f"{group} is removed")
+            if group.exists():
+                until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+                until(lambda: removed(group), f"{group} is removed")
 
 
 def removed(group: Path) -> bool:

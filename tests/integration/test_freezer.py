@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from gxbackup.adapters import freezer
-from gxbackup.errors import CollectError, SetupError
-from tests.integration.node import PROJECT, control_groups, hierarchies, until, writing_node
+from gxbackup.errors import CollectError, CommandError, SetupError
+from tests.integration.node import PROJECT, control_groups, hierarchies, removed, until, writing_node
 
 UID = "6fd6371d-bb55-44e9-8054-4d3f1db01859"
 FREEZES_AND_WAITS = """
@@ -89,6 +89,28 @@ def test_a_block_that_takes_too_long_is_an_error_and_the_pod_went_on_meanwhile(v
         take_too_long()
 
     assert raised.value.retryable
+
+
+def test_a_pod_that_is_removed_in_the_block_is_not_waited_for(volume: Path, groups: Path) -> None:
+    group = freezer.control_group(UID, "a peer")
+
+    with pytest.raises(CommandError, match="or its pod was removed"), freezer.frozen(UID, "a peer"):
+        remove_as_a_kubelet_does(group)
+
+    until(lambda: str(group) not in _command_lines(), "nobody waits for it any more")
+
+
+def remove_as_a_kubelet_does(group: Path) -> None:
+    for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        if (group / name).exists():
+            (group / name).write_text(word)
+    for process in freezer.processes(group):
+        os.kill(process, signal.SIGKILL)
+    until(lambda: removed(group), "it is removed")
+
+
+def _command_lines() -> str:
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
 def test_a_pod_of_another_node_is_told(groups: Path) -> None:
