@@ -1,24 +1,18 @@
-"""
-Every kind of object that a Kubernetes API server serves, listed and applied by plain REST: kinds need no class here.
-
-Discovery is asked each time: groups and versions differ between servers, and a cached answer outlives an upgrade.
-"""
+"""Every kind of object that a Kubernetes API server serves, listed and applied by plain REST: no kind needs a class."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from pydantic import Field
-
 from gxbackup.adapters.kubernetes_answers import ApiRefusalError, is_of_revision, refusal, says_later
 from gxbackup.adapters.kubernetes_api import asking
+from gxbackup.adapters.kubernetes_discovery import Discovery, discovered, kind_of
 from gxbackup.cluster_objects.naming import Kind, Object
 from gxbackup.errors import CollectError
-from gxbackup.model import Frozen
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -26,20 +20,15 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_SECONDS = 60
 # Half a minute: an API server that is restarted on the way costs nothing.
 RETRY_DELAYS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+# A group may be served by a program of its own, which may be dead for good; no other waits for it.
+GROUP_DELAYS_SECONDS = (0.2, 0.5)
+CONFLICT_TRIES = 5
 # A page is small at first: 500 ConfigMaps of 1 MiB would be half a gigabyte.
 FIRST_PAGE_OBJECTS = 50
 LARGEST_PAGE_OBJECTS = 500
 PAGE_BYTES = 4 * 1024 * 1024
 MOST_RESTARTS = 3
 FIELD_MANAGER = "gx-backup"
-
-
-class Discovery(Frozen):
-    """What an API server serves."""
-
-    kinds: tuple[Kind, ...] = Field(description="each listable kind once, in its group's preferred version")
-    served: dict[tuple[str, str], Kind] = Field(description="apiVersion and kind, in every version → how it is reached")
-    failures: tuple[str, ...] = Field(default=(), description="groups whose kinds it would not tell, and why")
 
 
 class ObjectApi:
@@ -62,43 +51,12 @@ class ObjectApi:
         return answer["metadata"].get("resourceVersion") or None
 
     def discover(self) -> Discovery:
-        """
-        Ask for every group, every version, every kind that can be listed.
+        """Ask for every group, every version, every kind that can be listed."""
+        return discovered(self._ask("GET", "/apis")[0]["groups"], self._resources)
 
-        Where two groups serve the same stored objects (Ingress), the one that is not deprecated is taken.
-        """
-        groups = [("", ["v1"])]
-        for group in self._ask("GET", "/apis")[0]["groups"]:
-            preferred = group["preferredVersion"]["groupVersion"]
-            versions = [version["groupVersion"] for version in group["versions"]]
-            groups.append((group["name"], sorted(versions, key=lambda version: version != preferred)))
-        groups.sort(key=lambda group: group[0] == "extensions")
-        served: dict[tuple[str, str], Kind] = {}
-        chosen: dict[tuple[str, str], Kind] = {}
-        stored: dict[tuple[str, str], tuple[str, str]] = {}
-        failures: list[str] = []
-        for group, versions in groups:
-            for version in versions:
-                try:
-                    resources = self._ask("GET", f"/apis/{version}" if group else f"/api/{version}")[0]["resources"]
-                except ApiRefusalError as error:
-                    failures.append(f"{version}: its kinds cannot be told: {error.message}")
-                    continue
-                for resource in resources:
-                    if "/" in resource["name"]:
-                        continue
-                    kind = _kind(version, resource)
-                    served[version, kind.kind] = kind
-                    if "list" in kind.verbs:
-                        key = (group, kind.plural)
-                        storage = (kind.plural, resource.get("storageVersionHash") or f"{group}")
-                        first = stored.setdefault(storage, key) if key not in chosen else key
-                        if first in chosen:
-                            earlier = chosen[first]
-                            chosen[first] = earlier.model_copy(update={"also_in": (*earlier.also_in, version)})
-                        else:
-                            chosen[key] = kind
-        return Discovery(kinds=tuple(chosen.values()), served=served, failures=tuple(failures))
+    def kinds(self, version: str) -> list[Kind]:
+        """Ask what one version of a group serves now. Raises: ApiRefusalError, also where it serves nothing."""
+        return [kind_of(version, resource) for resource in self._resources(version)]
 
     def count(self, kind: Kind) -> int | None:
         """Return how many objects of a kind there are; None where the server does not say."""
@@ -137,13 +95,41 @@ class ObjectApi:
         answer, status = self._send("PATCH", path, query, wanted, "application/apply-patch+yaml")
         return answer, status == 201
 
+    def amend(self, kind: Kind, name: str, change: Callable[[Object], Object | None]) -> bool:
+        """
+        Merge into an object of the cluster what `change` returns for it as it is now; null takes a field away.
+
+        Asked again where somebody changed the object meanwhile. Return whether anything was to be changed: not where
+        `change` returns None, or the object is gone. Raises: ApiRefusalError.
+        """
+        for tries_left in reversed(range(CONFLICT_TRIES)):
+            if (now := self.read(kind, None, name)) is None or (wanted := change(now)) is None:
+                return tries_left < CONFLICT_TRIES - 1  # a try that was not answered may have changed it
+            of_this = {key: now["metadata"][key] for key in ("uid", "resourceVersion")}
+            query, body = {"fieldManager": FIELD_MANAGER}, {**wanted, "metadata": of_this}
+            try:
+                self._send("PATCH", kind.path(None, name), query, body, "application/merge-patch+json")
+            except ApiRefusalError as error:
+                if error.status != 409 or not tries_left:
+                    raise
+            else:
+                return True
+        raise AssertionError("the last try returns or raises")
+
     def replace(self, kind: Kind, earlier: Object) -> None:
-        """Give a live object back the form that it had, whoever changed it since. Raises: ApiRefusalError."""
+        """Give a live object back the form that it had, whoever changes it meanwhile. Raises: ApiRefusalError."""
         metadata = earlier["metadata"]
         path = kind.path(metadata.get("namespace"), metadata["name"])
-        now = self._ask("GET", path)[0]["metadata"]
-        kept = {**metadata, "resourceVersion": now["resourceVersion"], "uid": now["uid"]}
-        self._send("PUT", path, {}, {**earlier, "metadata": kept}, "application/json")
+        for tries_left in reversed(range(CONFLICT_TRIES)):
+            now = self._ask("GET", path)[0]["metadata"]
+            kept = {**metadata, "resourceVersion": now["resourceVersion"], "uid": now["uid"]}
+            try:
+                self._send("PUT", path, {}, {**earlier, "metadata": kept}, "application/json")
+            except ApiRefusalError as error:
+                if error.status != 409 or not tries_left:
+                    raise
+            else:
+                return
 
     def delete(self, kind: Kind, namespace: str | None, name: str, uid: str) -> None:
         """Delete the very object of this uid; one that is gone, or is another one by now, is left alone."""
@@ -167,10 +153,22 @@ class ObjectApi:
             if error.status not in (404, 409):
                 raise
 
+    def _resources(self, version: str) -> list[Object]:
+        """Return the resource list of a version without subresources; the server itself is waited for, a group not."""
+        path = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        try:
+            answer, _ = self._ask("GET", path, delays=GROUP_DELAYS_SECONDS)
+        except CollectError as error:
+            if not error.retryable:
+                raise
+            self._ask("GET", "/version")
+            answer, _ = self._ask("GET", path, delays=())
+        return [resource for resource in answer["resources"] if "/" not in resource["name"]]
+
     def _send(
         self, method: str, path: str, query: dict[str, str], body: Object, content_type: str
     ) -> tuple[Object, int]:
-        raw = json.dumps(body).encode() if content_type != "application/json" else body
+        raw = body if content_type.endswith("json") else json.dumps(body).encode()  # the client spells JSON itself
         answer, _, status = self._call(method, path, query, raw, content_type, RETRY_DELAYS_SECONDS, "/secrets" in path)
         return answer, status
 
@@ -272,16 +270,6 @@ class Listing:
             self.restarts += 1
             return True
         return False
-
-
-def _kind(version: str, resource: Object) -> Kind:
-    return Kind(
-        api_version=version,
-        kind=resource["kind"],
-        plural=resource["name"],
-        namespaced=resource["namespaced"],
-        verbs=tuple(resource.get("verbs") or ()),
-    )
 
 
 def _is_passing(method: str, status: int, raw: bytes, *, is_trial: bool) -> bool:

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from gxbackup.adapters.kubernetes_answers import ApiRefusalError
-from gxbackup.adapters.kubernetes_objects import Discovery, Listing, ObjectApi
+from gxbackup.adapters.kubernetes_discovery import Discovery
+from gxbackup.adapters.kubernetes_objects import Listing, ObjectApi
 from gxbackup.cluster_objects import cleaning
 from gxbackup.cluster_objects.naming import SYSTEM_NAMESPACES, Kind, Object, is_matched, ordered
 from gxbackup.errors import EmptyArtifactError

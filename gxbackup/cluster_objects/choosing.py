@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 
 from gxbackup.adapters.kubernetes_answers import ApiRefusalError
-from gxbackup.adapters.kubernetes_objects import Discovery, ObjectApi
-from gxbackup.cluster_objects import cleaning
+from gxbackup.adapters.kubernetes_objects import ObjectApi
+from gxbackup.cluster_objects import cleaning, volumes
 from gxbackup.cluster_objects.differences import added_paths, changed_paths
 from gxbackup.cluster_objects.naming import Choice, Kind, Object, label_of, name_of
 
+_DEFINED_BY = "restore its CustomResourceDefinition too, or what its APIService points to"
 # Their names follow from what is in them: they cannot be tried under another one.
 _NAMED_BY_CONTENT = ("CustomResourceDefinition", "APIService", "Namespace")
+
+
+class Verdict(StrEnum):
+    """What a server says of an object that it does not refuse."""
+
+    ACCEPTED = "accepted"
+    FORBIDDEN = "forbidden: the account lacks a right, or the object something that may come with the restore"
+    UNTRIED = "untried: it cannot be, without being made"
 
 
 class ChosenObjects:
@@ -31,7 +41,7 @@ class ChosenObjects:
         self.not_for_restore = 0
         self._file = file
         self._defined: set[tuple[str, str]] = set()
-        self._discovery: Discovery = api.discover()
+        self._served: dict[tuple[str, str], Kind] = {**api.discover().served}
 
     def __iter__(self) -> Iterator[Object]:
         """Yield each object in the order of the snapshot, which is that of a restore."""
@@ -52,17 +62,21 @@ class ChosenObjects:
                     self._defined |= defined_kinds(cleaned)
                 yield cleaned
 
-    def discover(self) -> None:
-        """Ask anew what the cluster serves: a CustomResourceDefinition changes that."""
-        self._discovery = self.api.discover()
-
     def served(self, wanted: Object) -> Kind | None:
         """Return how the cluster serves an object's kind; None where it does not."""
-        return self._discovery.served.get((wanted["apiVersion"], wanted["kind"]))
+        return self._served.get((wanted["apiVersion"], wanted["kind"]))
 
     def serves_all(self, definition: Object) -> bool:
-        """Tell whether the cluster serves every kind that a CustomResourceDefinition defines."""
-        return defined_kinds(definition) <= self._discovery.served.keys()
+        """Ask whether the cluster serves by now every kind that a CustomResourceDefinition defines."""
+        defined = defined_kinds(definition)
+        for version in sorted({version for version, _ in defined}):
+            try:
+                self._served |= {(version, kind.kind): kind for kind in self.api.kinds(version)}
+            except ApiRefusalError as error:
+                if error.status != 404 and not error.retryable:
+                    raise
+                return False
+        return defined <= self._served.keys()
 
     def is_defined(self, wanted: Object) -> bool:
         """Tell whether an object yielded before this one defines its kind."""
@@ -70,8 +84,8 @@ class ChosenObjects:
 
     def unserved(self, wanted: Object) -> str:
         """Say why an object cannot be applied to this cluster, and what can be done."""
-        other = sorted(api for api, kind in self._discovery.served if kind == wanted["kind"])
-        instead = f"it serves {', '.join(other)}" if other else "restore its CustomResourceDefinition too"
+        other = sorted(api for api, kind in self._served if kind == wanted["kind"])
+        instead = f"it serves {', '.join(other)}" if other else _DEFINED_BY
         return f"{name_of(wanted)}: the cluster does not serve {label_of(wanted)}; {instead}"
 
     def live(self, wanted: Object) -> Object | None:
@@ -82,13 +96,15 @@ class ChosenObjects:
 
     def namespace_state(self, namespace: str) -> str:
         """Return Active, Terminating or absent."""
-        live = self.api.read(self._discovery.served["v1", "Namespace"], None, namespace)
+        live = self.api.read(self._served["v1", "Namespace"], None, namespace)
         return "absent" if live is None else str((live.get("status") or {}).get("phase") or "Active")
 
     def changes(self, kind: Kind, wanted: Object, live: Object) -> list[str] | None:
         """Return the paths of a live object that applying would change, as the server says; None: it cannot tell."""
+        # Applying does not own this field; see `volumes.let_bind_anew`.
+        gone = [volumes.CLAIM_UID] if volumes.waits_for_gone_claim(self.api, live) else []
         try:
-            return changed_paths(live, self.api.apply(kind, wanted, dry_run=True)[0])
+            return changed_paths(live, self.api.apply(kind, wanted, dry_run=True)[0]) + gone
         except ApiRefusalError as error:
             if _cannot_be_tried(error):
                 return None
@@ -99,9 +115,9 @@ class ChosenObjects:
         cleaned = cleaning.clean(live)
         return [] if cleaned is None else added_paths(cleaned, wanted)
 
-    def is_accepted_as_new(self, kind: Kind, wanted: Object) -> bool:
+    def try_as_new(self, kind: Kind, wanted: Object) -> Verdict:
         """
-        Tell whether the server would take an object, tried under a name that nobody has; False where it cannot tell.
+        Ask whether the server would take an object, tried under a name that nobody has.
 
         Raises: ApiRefusalError where it would not.
         """
@@ -112,10 +128,12 @@ class ChosenObjects:
             self.api.apply(kind, trial, dry_run=True)
         except ApiRefusalError as error:
             # What a new object needs may come with the restore: an account, a quota, a right.
-            if _cannot_be_tried(error) or error.status == 403:
-                return False
+            if error.status == 403:
+                return Verdict.FORBIDDEN
+            if _cannot_be_tried(error):
+                return Verdict.UNTRIED
             raise
-        return True
+        return Verdict.ACCEPTED
 
 
 def is_definition(found: Object) -> bool:

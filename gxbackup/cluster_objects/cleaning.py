@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 
-from gxbackup.cluster_objects.naming import Object
+from gxbackup.cluster_objects.naming import Object, label_of
 
 # An owner is named by its uid, which a restored owner has not: the garbage collector would delete what names it.
 _METADATA = ("uid", "resourceVersion", "managedFields", "creationTimestamp", "selfLink", "generation",
@@ -155,6 +155,14 @@ def _service(cleaned: Object) -> None:
         spec.pop("clusterIP", None)
         spec.pop("clusterIPs", None)
     spec.pop("healthCheckNodePort", None)
+
+
+def without_node_ports(cleaned: Object) -> Object:
+    """Return a Service without the ports that only one Service of a cluster can have; any other object as it is."""
+    if label_of(cleaned) != "v1 Service" or "ports" not in cleaned["spec"]:
+        return cleaned
+    ports = [{key: value for key, value in port.items() if key != "nodePort"} for port in cleaned["spec"]["ports"]]
+    return {**cleaned, "spec": {**cleaned["spec"], "ports": ports}}
 
 
 def _volume(cleaned: Object) -> None:

@@ -12,13 +12,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from gxbackup import clock
 from gxbackup.adapters.kubernetes_objects import ObjectApi
+from gxbackup.cluster_objects import volumes
 from gxbackup.cluster_objects.naming import Kind, Object, name_of
 from gxbackup.errors import BackupError
 from gxbackup.safety import require_private
+
+
+@dataclass(frozen=True)
+class _Step:
+    """How one change is undone; `holds_data`: that deletes an object on which the data in a volume may depend."""
+
+    name: str
+    undo: Callable[[ObjectApi], None]
+    holds_data: bool = False
 
 
 class Journal:
@@ -26,7 +37,9 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._undo: list[tuple[str, Callable[[ObjectApi], None]]] = []
+        self._undo: list[_Step] = []
+        self._retained: list[str] = []
+        self._in_use: dict[str, None] = {}  # volumes that this run has created, or has created a claim of
         self.made: list[tuple[Kind, Object]] = []
         self.copies = folder / "before.jsonl"
         self._created = folder / "created.jsonl"
@@ -43,13 +56,17 @@ class Journal:
         """Copy an object to safety before it is overwritten; it is on disk when this returns."""
         begin = self.copies.stat().st_size if self.copies.exists() else 0
         _append(self.copies, live)
+        live_name = live["metadata"]["name"]
 
         def replace(api: ObjectApi) -> None:
             with self.copies.open("rb") as copies:
                 copies.seek(begin)
-                api.replace(kind, json.loads(copies.readline()))
+                earlier = json.loads(copies.readline())
+            if kind.kind == "PersistentVolume" and live_name in self._retained:
+                earlier["spec"]["persistentVolumeReclaimPolicy"] = "Retain"
+            api.replace(kind, earlier)
 
-        self._undo.append((name_of(live), replace))
+        self._undo.append(_Step(name_of(live), replace))
 
     def created(self, kind: Kind, made: Object) -> None:
         """Note an object that this run has created."""
@@ -58,25 +75,38 @@ class Journal:
         noted = {key: metadata[key] for key in ("namespace", "name", "uid") if key in metadata}
         self.made.append((kind, {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": noted}))
         _append(self._created, self.made[-1][1])
-        self._undo.append((name_of(made), lambda api: api.delete(kind, namespace, name, uid)))
+        if volume := volumes.volume_of(made):
+            self._in_use[volume] = None
+        holds_data = kind.kind in volumes.HOLDING_DATA
+        self._undo.append(_Step(name_of(made), lambda api: api.delete(kind, namespace, name, uid), holds_data))
 
     def put_back(self, api: ObjectApi) -> str:
         """
         Make all as it was, the last change first, as far as the server lets it; say how far that was.
 
-        Never raises for an object: the others are put back too, and the failure that led here is the one to tell.
+        Volumes get the reclaim policy Retain before anything is deleted; where one does not, no volume, claim and
+        namespace is deleted. Never raises for an object: the others are put back too, and the failure that led here
+        is the one to tell.
         """
-        failed = []
-        for name, undo in reversed(self._undo):
+        self._retained, failed = volumes.retain(api, self._in_use)
+        is_data_at_risk = bool(failed)
+        for step in reversed(self._undo):
+            if step.holds_data and is_data_at_risk:
+                failed.append(f"{step.name}: stays, so that no volume loses its data")
+                continue
             try:
-                undo(api)
+                step.undo(api)
             except BackupError as error:
-                failed.append(f"{name}: {error.message}")
+                failed.append(f"{step.name}: {error.message}")
+        made = {one["metadata"]["name"] for kind, one in self.made if kind.kind == "PersistentVolume"}
+        others = [name for name in self._retained if name not in made]
+        told = f"; reclaim policy Retain stays on PersistentVolume {', '.join(others)}" if others else ""
         if failed:
-            return f"{len(failed)} objects could not be put back: {'; '.join(failed[:5])}; copies lie in {self._folder}"
+            first = "; ".join(failed[:5])
+            return f"{len(failed)} objects could not be put back: {first}; copies lie in {self._folder}{told}"
         self.close()
         kept = f"; what was overwritten lies in {self.copies}" if self.copies.exists() else ""
-        return f"all was put back as it was{kept}"
+        return f"all was put back as it was{kept}{told}"
 
     def close(self) -> None:
         """Leave nothing behind of a run that overwrote and created nothing."""

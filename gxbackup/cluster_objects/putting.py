@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from gxbackup.cluster_objects import volumes
 from gxbackup.cluster_objects.choosing import ChosenObjects, is_definition
 from gxbackup.cluster_objects.journal import Journal
 from gxbackup.cluster_objects.naming import Object, name_of
@@ -32,6 +33,7 @@ def put(chosen: ChosenObjects, safety_dir: Path) -> list[str]:
     work = Putting(chosen, journal)
     try:
         work.apply_all()
+        unbound = work.await_bound()
         differing = work.compare_all()
     except BaseException as error:
         kept = journal.put_back(chosen.api)
@@ -50,6 +52,8 @@ def put(chosen: ChosenObjects, safety_dir: Path) -> list[str]:
         there,
         *([extra_in_words(work.extra)] if work.extra else []),
     ]
+    if unbound:
+        words.append(f"not bound after {volumes.BOUND_TIMEOUT_SECONDS} s: {listed(unbound)}")
     return [*words, *([f"what was overwritten lies in {journal.copies}"] if counts["changed"] else [])]
 
 
@@ -62,6 +66,7 @@ class Putting:
         self.extra: list[str] = []
         self._chosen = chosen
         self._journal = journal
+        self._claims: list[Object] = []
 
     def apply_all(self) -> None:
         """Apply each object; custom resources wait until their kinds are served."""
@@ -71,11 +76,18 @@ class Putting:
                 self._await_served(definitions)
                 definitions = []
             self.at = name_of(wanted)
+            if volumes.is_named_claim(wanted):
+                self._claims.append(wanted)
             done = self._apply(wanted)
             self.counts[done] += 1
             if is_definition(wanted) and done != "same":
                 definitions.append(wanted)
         self._await_served(definitions)
+
+    def await_bound(self) -> list[str]:
+        """Wait until the claims that name their volumes are bound; return those that are not in time."""
+        self.at = "waiting for claims to be bound"
+        return volumes.await_bound(self._chosen.api, self._claims)
 
     def compare_all(self) -> list[str]:
         """
@@ -104,15 +116,17 @@ class Putting:
             if self._chosen.changes(kind, wanted, live) == []:
                 return "same"
             self._journal.keep(kind, live)
+            volumes.let_bind_anew(self._chosen.api, live)
         done, created = self._chosen.api.apply(kind, wanted)
-        if created:
+        # A try that was not answered may have created it, and the next one says then that it changed it.
+        if created or live is None:
             self._journal.created(kind, done)
-        return "added" if created else "changed"
+            return "added"
+        return "changed"
 
     def _await_served(self, definitions: list[Object]) -> None:
         deadline = time.monotonic() + SERVED_TIMEOUT_SECONDS
         while definitions:
-            self._chosen.discover()
             waiting = [name_of(one) for one in definitions if not self._chosen.serves_all(one)]
             if not waiting:
                 return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from gxbackup.adapters.kubernetes_answers import ApiRefusalError
-from gxbackup.cluster_objects.choosing import ChosenObjects
+from gxbackup.cluster_objects.choosing import ChosenObjects, Verdict
+from gxbackup.cluster_objects.cleaning import without_node_ports
 from gxbackup.cluster_objects.naming import Kind, Object, name_of
 from gxbackup.errors import RestoreError, RestoreRefusedError
 
@@ -82,29 +84,36 @@ def survey(chosen: ChosenObjects) -> Survey:
     return seen
 
 
-def rehearse(chosen: ChosenObjects) -> tuple[int, list[str]]:
+def rehearse(chosen: ChosenObjects) -> list[str]:
     """
-    Let the server judge each object as if it were new; return how many it accepts, and which it cannot judge.
+    Let the server judge each object as if it were new; say how many it accepts, and which it does not judge.
 
     Raises: RestoreError naming those it refuses.
     """
-    accepted = 0
+    verdicts: Counter[Verdict] = Counter()
     unchecked: list[str] = []
     refused: list[str] = []
     for wanted in chosen:
         kind = chosen.served(wanted)
         try:
-            if kind is not None and chosen.is_accepted_as_new(kind, wanted):
-                accepted += 1
-            elif kind is not None or chosen.is_defined(wanted):
-                unchecked.append(name_of(wanted))
-            else:
+            if kind is None and not chosen.is_defined(wanted):
                 refused.append(chosen.unserved(wanted))
+                continue
+            # A port of the nodes is taken by the live Service itself.
+            verdict = chosen.try_as_new(kind, without_node_ports(wanted)) if kind else Verdict.UNTRIED
+            verdicts[verdict] += 1
+            if verdict is not Verdict.ACCEPTED:
+                unchecked.append(name_of(wanted))
         except ApiRefusalError as error:
             refused.append(f"{name_of(wanted)}: {error.message}")
     if refused:
         raise RestoreError(f"kubernetes objects: the API server refuses {len(refused)} of them: {listed(refused)}")
-    return accepted, unchecked
+    accepted, forbidden = verdicts[Verdict.ACCEPTED], verdicts[Verdict.FORBIDDEN]
+    if forbidden and not accepted:
+        said = f"{forbidden} tries were forbidden, as they are to an account that may only list"
+        return [f"no API server judged them: {said}"]
+    judged = f"{accepted} of them accepted by the API server (dry run)"
+    return [judged, *([f"not checked: {listed(unchecked)}"] if unchecked else [])]
 
 
 def listed(names: list[str]) -> str:
@@ -152,7 +161,7 @@ def _look_at(chosen: ChosenObjects, kind: Kind, wanted: Object, seen: Survey, st
     if live is None:
         seen.added += 1
         seen.note(f"added: {name_of(wanted)}")
-        if not chosen.is_accepted_as_new(kind, wanted):
+        if chosen.try_as_new(kind, wanted) is not Verdict.ACCEPTED:
             seen.unchecked.append(name_of(wanted))
         return
     if live["metadata"].get("deletionTimestamp"):

@@ -20,7 +20,7 @@ from gxbackup.cluster_objects.choosing import ChosenObjects
 from gxbackup.cluster_objects.forms import read_form
 from gxbackup.cluster_objects.naming import Choice, is_matched, spelled
 from gxbackup.cluster_objects.putting import put
-from gxbackup.cluster_objects.trying import listed, rehearse, survey
+from gxbackup.cluster_objects.trying import rehearse, survey
 from gxbackup.errors import CollectError, SetupError
 from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream
@@ -114,12 +114,11 @@ class KubernetesObjects(Restorable):
             with host.cluster.api() as client:
                 ObjectApi(client).version()  # asked once: one that is gone is not waited for
             with self._chosen(host, work) as chosen:
-                accepted, unchecked = rehearse(chosen)
+                judged = rehearse(chosen)
                 chosen.choice.require_all_matched()
         except (SetupError, CollectError) as error:
             return [*words, f"no API server judged them, {scratch.VARIABLE} names none: {error.message}"]
-        words.append(f"{accepted} of them accepted by the API server (dry run)")
-        return [*words, *([f"not checked: {listed(unchecked)}"] if unchecked else [])]
+        return [*words, *judged]
 
     def apply(self, host: Host, work: Work) -> list[str]:
         """See `Restorable`."""

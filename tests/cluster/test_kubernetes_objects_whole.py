@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,18 +11,20 @@ from typing import Any
 
 import pytest
 
+from gxbackup.cluster_objects import volumes
 from gxbackup.cluster_objects.cleaning import clean
 from gxbackup.errors import IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.ports import StreamEnd
 from gxbackup.sources.base import Work
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
 from tests.cluster.conftest import CuttableApi
-from tests.cluster.objects_estate import captured, host, in_both_forms, lines, read, with_ready_form, work
+from tests.cluster.objects_estate import captured, create, host, in_both_forms, lines, read, with_ready_form, work
 from tests.cluster.scratch_api import ADMIN, kubectl, scratch_api_server
 from tests.kubeconfigs import turn_to
 
 pytestmark = pytest.mark.cluster
 SOURCE = KubernetesObjects()
+NODE_PORT = f"gxt-node-port-{os.getpid()}"
 NAMESPACES = ["backend-mainnet", "backend-testnet", "fabric"]
 
 
@@ -92,6 +95,18 @@ def test_a_cluster_that_has_not_changed_shows_no_difference(tmp_path: Path) -> N
     assert told[0].startswith("0 objects are added, 0 changed, "), told
 
 
+@pytest.fixture
+def node_port() -> Iterator[None]:
+    """Have a Service with a port that no other can have."""
+    spec = {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30081, "protocol": "TCP"}]}
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NODE_PORT}}
+    metadata = {"namespace": NODE_PORT, "name": "taken"}
+    create([space, {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}])
+    yield
+    kubectl("delete", "namespace", NODE_PORT)
+
+
+@pytest.mark.usefixtures("node_port")
 def test_a_rehearsal_lets_the_server_judge_every_object(tmp_path: Path) -> None:
     raw, ready = in_both_forms()
 
@@ -99,10 +114,22 @@ def test_a_rehearsal_lets_the_server_judge_every_object(tmp_path: Path) -> None:
 
     assert told[0].startswith(f"{raw[1].evidence['objects_total']} objects, as many of each kind as were captured")
     assert told[1].startswith(f"{ready[1].evidence['objects_total']} of them ready to apply")
-    assert "accepted by the API server" in told[2]
+    assert told[2:] == [f"{ready[1].evidence['objects_total']} of them accepted by the API server (dry run)"]
     assert "gx-dry-run" not in kubectl(
         "get", "all,configmap,secret,persistentvolume", "--all-namespaces", "--output=name"
     )
+
+
+def test_a_rehearsal_says_so_where_the_account_may_have_nothing_judged(
+    worker_kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn_to(worker_kubeconfig, monkeypatch)
+
+    told = SOURCE.rehearse(host(), work(tmp_path / "work", *captured()))
+
+    assert told[-1].startswith("no API server judged them: ")
+    assert told[-1].endswith(" tries were forbidden, as they are to an account that may only list")
+    assert "accepted" not in str(told)
 
 
 def test_the_drill_puts_every_object_on_a_scratch_server_and_removes_it_with_nothing_of_the_lost_cluster(
@@ -196,6 +223,7 @@ def test_everything_comes_back_on_an_empty_api_server_by_kubectl_and_by_us(
         words = ("apply", "--server-side", "--force-conflicts", f"--filename={file}")
         kubectl(*words, kubeconfig=scratch, check=False)
     turn_to(scratch, monkeypatch)
+    monkeypatch.setattr(volumes, "BOUND_TIMEOUT_SECONDS", 0)  # nobody binds claims there
 
     done = SOURCE.apply(host(), work(tmp_path / "work", plain, ending))
 
@@ -203,6 +231,7 @@ def test_everything_comes_back_on_an_empty_api_server_by_kubectl_and_by_us(
     added, same = len(wanted) - len(by_kubectl), len(by_kubectl)
     assert done[0] == f"{added} objects added, 0 changed, {same} were the same already"
     assert done[1] == f"all {len(wanted)} are there and equal the snapshot"
+    assert done[2].startswith("not bound after 0 s: PersistentVolumeClaim ")
     there = {key(one): clean(one) for one in lines(again)}
     assert set(wanted) <= set(there)
     assert [one for one in wanted if substance(wanted[one]) != substance(there[one])] == []

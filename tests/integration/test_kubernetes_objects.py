@@ -148,7 +148,7 @@ def test_an_answer_that_fails_once_is_asked_for_again(server: FaultyApiServer) -
 
 def test_a_group_that_does_not_tell_its_kinds_is_named(server: FaultyApiServer) -> None:
     capture = collect()
-    server.faults["/apis/gx.example/v1"] = [503] * 3
+    server.faults["/apis/gx.example/v1"] = [503] * 20
 
     names, ending = read(capture)
 

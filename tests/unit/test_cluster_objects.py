@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gxbackup.cluster_objects.cleaning import Cleaner, clean, is_built_in, is_left_out
+from gxbackup.cluster_objects.cleaning import Cleaner, clean, is_built_in, is_left_out, without_node_ports
 from gxbackup.cluster_objects.differences import added_paths, changed_paths
 from gxbackup.cluster_objects.naming import Choice, Kind, is_matched, ordered
 from gxbackup.errors import RestoreRefusedError
@@ -54,6 +54,15 @@ def test_a_service_gets_a_new_address_unless_it_is_headless() -> None:
 
     assert cluster == made("Service", spec={"ports": [1]})
     assert headless == made("Service", spec={"clusterIP": "None", "clusterIPs": ["None"]})
+
+
+def test_a_service_is_tried_without_the_ports_that_it_has_already() -> None:
+    taken = made("Service", spec={"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}, {"port": 81}]})
+    outside = made("Service", spec={"type": "ExternalName", "externalName": "gx.example"})
+
+    assert without_node_ports(taken)["spec"] == {"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]}
+    assert taken["spec"]["ports"][0]["nodePort"] == 30080
+    assert without_node_ports(outside) == outside
 
 
 def test_a_volume_names_its_claim_without_the_claims_former_uid() -> None:
