@@ -107,4 +107,5 @@ def verify_on_remote(remote: Remote, remote_dir: str, snapshot: str, artifacts: 
                 raise IntegrityError(
                     f"{folder}/{part.path}: expected sha256 {part.sha256}, seen {stored.get(part.path, 'no file')}",
                     "the remote did not keep what was sent; this run sends nothing in its place",
+                    retryable=part.path not in stored,  # some remotes list a new file a moment later
                 )

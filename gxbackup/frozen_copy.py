@@ -187,7 +187,10 @@ def _append(source: Path, target: Path, seen: os.stat_result, there: os.stat_res
         os.lseek(writing.fileno(), there.st_size, os.SEEK_SET)
         offset = there.st_size
         while offset < seen.st_size:
-            offset += os.sendfile(writing.fileno(), reading.fileno(), offset, min(COPY_BYTES, seen.st_size - offset))
+            limit = min(COPY_BYTES, seen.st_size - offset)
+            if not (count := os.sendfile(writing.fileno(), reading.fileno(), offset, limit)):
+                return False  # it was cut meanwhile
+            offset += count
     shutil.copystat(source, target)
     os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     os.chown(target, seen.st_uid, seen.st_gid)

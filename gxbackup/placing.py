@@ -142,8 +142,12 @@ def _copy_content(source: Path, destination: Path) -> None:
                 end = os.lseek(reading.fileno(), begin, os.SEEK_HOLE)
                 os.lseek(reading.fileno(), begin, os.SEEK_SET)
                 os.lseek(writing, begin, os.SEEK_SET)
-                while begin < end:
-                    begin += os.sendfile(writing, reading.fileno(), None, min(end - begin, COPY_BYTES))
+                while begin < end and (
+                    count := os.sendfile(writing, reading.fileno(), None, min(end - begin, COPY_BYTES))
+                ):
+                    begin += count
+                if begin < end:  # it was cut meanwhile
+                    size_bytes = begin
             os.ftruncate(writing, size_bytes)
     finally:
         os.close(writing)

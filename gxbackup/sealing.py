@@ -91,8 +91,8 @@ def seal(
                         "an empty artifact would look like a backup; is the source really empty?",
                     )
                 _write(age.stdin, compressor.flush())
-                age.stdin.close()
-            except BrokenPipeError:
+                _write(age.stdin, None)
+            except _AgeEndedError:
                 drain.join()
                 raise drain.failure or SealingError(
                     f"{capture.name}: age ended early: {age.stderr.read().decode('utf-8', 'replace').strip()}"
@@ -240,7 +240,18 @@ def _recipient_words(recipients: Sequence[str]) -> list[str]:
     return [word for recipient in recipients for word in ("--recipient", recipient)]
 
 
-def _write(pipe: IO[bytes], data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[pipe.write(rest) :]
+class _AgeEndedError(Exception):
+    """Nobody reads age's input any more. A producer may meet a broken pipe of its own, which is another matter."""
+
+
+def _write(pipe: IO[bytes], data: bytes | None) -> None:
+    """Write all of it to age; with None, say that this was all."""
+    try:
+        if data is None:
+            pipe.close()
+            return
+        rest = memoryview(data)
+        while rest:
+            rest = rest[pipe.write(rest) :]
+    except BrokenPipeError:
+        raise _AgeEndedError from None

@@ -66,7 +66,7 @@ class TarContents(threading.Thread):
                 with tarfile.open(fileobj=stream, mode="r|") as tar:
                     for member in tar:
                         self._read(tar, member)
-            except (tarfile.TarError, OSError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - also of who looks at the files; `finish` tells it
                 self._failure = error
             with suppress(OSError):
                 while stream.read(CHUNK_BYTES):

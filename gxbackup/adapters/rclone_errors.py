@@ -117,6 +117,18 @@ _KINDS = (
     ),
     _kind(r"rate ?limit|too many requests|\b429\b|quotaExceeded", RemoteError, True, "the remote asks for patience"),
     _kind(
+        r"(?:cannot|couldn't) fetch token: 5\d\d\b",
+        RemoteError,
+        True,
+        "the login's own server is at fault for the moment",
+    ),
+    _kind(
+        r"dailyLimitExceeded|cannotDownloadAbusiveFile",
+        RemoteError,
+        False,
+        "Google's own limit or judgement: wait a day, or look at the file in the browser; the login is right",
+    ),
+    _kind(
         r"invalid_grant|invalid_client|unauthorized_client|oauth2:|token expired|\b401\b|authError|invalid credentials"
         r"|unable to authenticate|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|access denied"
         r"|SSH agent|insufficient\w*permissions|\b403\b|permission denied|login incorrect",

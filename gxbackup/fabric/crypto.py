@@ -161,7 +161,7 @@ class CryptoInventory:
         try:
             found = x509.load_pem_x509_certificates(content)
             self.certificates += [_certificate(path, one) for one in found]
-        except (ValueError, UnsupportedAlgorithm):
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
             self.unreadable.append(path)
 
     def _add_key(self, path: str, content: bytes) -> None:

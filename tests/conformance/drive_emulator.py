@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
             oauth = {"error": refusal.reason}
             status, headers = refusal.status, {}
-            answer = json.dumps(oauth if self.path == "/token" else {"error": told}).encode()
+            answer = json.dumps(oauth if self.path == "/token" and status < 500 else {"error": told}).encode()
         self.send_response(status)
         headers.setdefault("Content-Type", "application/json")
         for name, value in {**headers, "Content-Length": str(len(answer))}.items():

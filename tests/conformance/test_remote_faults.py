@@ -209,6 +209,16 @@ def test_a_revoked_token_asks_for_a_new_login(drive_lab: Lab, drive: Emulator) -
     assert "rclone config reconnect" in str(error.value)
 
 
+def test_a_login_server_that_is_at_fault_for_a_moment_is_tried_again(drive_lab: Lab, drive: Emulator) -> None:
+    drive.drive.fail("POST", "/token", status=503, reason="backendError", times=99)
+
+    with pytest.raises(RemoteError, match="fetch token: 503") as error:
+        drive_lab.remote().check()
+
+    assert error.value.retryable
+    assert "reconnect" not in str(error.value)
+
+
 def test_a_hiccup_of_the_server_is_survived(drive_lab: Lab, drive: Emulator, tmp_path: Path) -> None:
     content, remote = os.urandom(9 << 20), drive_lab.remote()
     for fault in ({"status": 503, "reason": "backendError"}, {"drop": True}):

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import subprocess
 from pathlib import Path
 
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from gxbackup.errors import CollectError
 from gxbackup.fabric.crypto import CryptoInventory, newer
+from gxbackup.tar_contents import TarContents
 from tests.crypto_files import identity, make_msp
 
 
@@ -55,3 +63,30 @@ def test_a_certificate_whose_key_lies_elsewhere_is_no_fault(tmp_path: Path) -> N
     (tmp_path / "msp" / "keystore" / "one_sk").unlink()
 
     assert seen(tmp_path).identity_faults() == []
+
+
+def test_a_certificate_of_a_version_that_nobody_reads_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    make_msp(tmp_path, "peer0")
+    der = x509.load_pem_x509_certificate((tmp_path / "cacerts" / "ca.pem").read_bytes()).public_bytes(Encoding.DER)
+    version_2 = base64.encodebytes(der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020101"), 1)).decode()
+    inventory = CryptoInventory()
+
+    inventory.add("msp/cacerts/ca.pem", f"-----BEGIN CERTIFICATE-----\n{version_2}-----END CERTIFICATE-----\n".encode())
+
+    assert inventory.unreadable == ["msp/cacerts/ca.pem"]
+
+
+def test_who_looks_at_files_and_fails_holds_up_nobody_who_writes(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"x")
+    subprocess.run(["tar", "-C", tmp_path, "-cf", tmp_path / "tar", "large"], check=True)
+
+    def fails(name: str, content: bytes) -> None:
+        raise RecursionError(f"{name}: nested too deeply")
+
+    contents = TarContents(fails)
+    contents.start()
+    for _ in range(100):
+        contents.feed(memoryview((tmp_path / "tar").read_bytes()))
+
+    with pytest.raises(CollectError, match="large: nested too deeply"):
+        contents.finish()

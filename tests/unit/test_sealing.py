@@ -90,6 +90,17 @@ def test_a_producer_that_ends_badly_leaves_nothing(tmp_path: Path, keys: Keys) -
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_producer_that_meets_a_broken_pipe_of_its_own_is_not_waited_for(tmp_path: Path, keys: Keys) -> None:
+    class Broken(Bytes):
+        def finish(self) -> StreamEnd:
+            raise BrokenPipeError(32, "the producer's own")
+
+    with pytest.raises(BrokenPipeError, match="the producer's own"):
+        seal(Broken(content(3_000_000)), tmp_path, keys)
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_nobody_writes_any_more_when_a_failed_producers_files_are_taken_away(
     tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
