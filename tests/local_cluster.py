@@ -95,7 +95,10 @@ class LocalCluster:
     def scale(self, namespace: str, name: str, replicas: int, timeout_seconds: float = 600) -> None:
         self.scaled.append((name, replicas))
         self.sizes[name] = replicas
-        (self.stopped.discard if replicas else self.stopped.add)(f"{name}-0")
+        for pod in self.volumes:
+            owner, _, ordinal = pod.rpartition("-")
+            if owner == name:
+                (self.stopped.discard if int(ordinal) < replicas else self.stopped.add)(pod)
 
     def endpoint(self, namespace: str, service: str, port: int) -> str:
         return self.urls[service]

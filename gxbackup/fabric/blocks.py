@@ -12,12 +12,14 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gxbackup.errors import IntegrityError
 
 BLOCK_FILE = re.compile(r"blockfile_(\d{6})")
+SNAPSHOT_MARK = "bootstrappingSnapshot.info"  # Fabric 2.5, common/ledger/blkstorage/blockfile_mgr.go
 HEAD_BYTES = 256
 LARGEST_BLOCK_BYTES = 1024**3
 _VARINT_BYTES = 10
@@ -94,9 +96,30 @@ def read_chains(chains: Path, *, check_data: bool = False) -> dict[str, Chain]:
     return {name: read_chain(folder, check_data=check_data) for name, folder in channels(chains).items()}
 
 
+def joined_by_snapshot(chains: Path) -> list[str]:
+    """
+    Return the channels that a peer joined by a snapshot: by Fabric's mark, or by blocks that begin above the first.
+
+    It lacks the blocks before, so that it rebuilds neither index nor state of such a one, and does not start without.
+    """
+    if not chains.is_dir():
+        return []
+    folders = sorted(folder for folder in chains.iterdir() if folder.is_dir())
+    return [folder.name for folder in folders if (folder / SNAPSHOT_MARK).exists() or _first_number(folder) > 0]
+
+
 def heights(chains: Mapping[str, Chain]) -> dict[str, int]:
     """Return each channel's height."""
     return {name: chain.height for name, chain in chains.items()}
+
+
+def _first_number(folder: Path) -> int:
+    """Return the number of a channel's first block; 0 where none can be read."""
+    with suppress(IntegrityError, FileNotFoundError):  # gone since it was listed, where its peer runs
+        for file in block_files(folder)[:1]:
+            header = next(_headers(file, check_data=False), None)
+            return header.number if isinstance(header, _Header) else 0
+    return 0
 
 
 def _headers(file: Path, check_data: bool) -> Iterator[_Header | int]:

@@ -1,7 +1,8 @@
-"""Where Fabric's nodes keep what in their volumes, and which of it a backup needs. Pure.
+"""Where Fabric's nodes keep what in their volumes, and which of it a backup needs.
 
 Source: facts B11, B12. State, history and block index of a peer are left out: it rebuilds them from its blocks when it
-starts without them. Private data is not derivable, and is kept.
+starts without them; one that joined a channel by a snapshot cannot, and there all is kept. Private data is not
+derivable, and is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+
+from gxbackup.fabric import blocks
 
 _BLOCK_FILE = re.compile(r"(.*/blockfile_)(\d{6})")
 # Folder of the volume → its `chains`, and what is rebuilt from them.
@@ -20,10 +23,20 @@ DERIVED = {
 }
 
 
-def is_left_out(role: str) -> Callable[[str], bool]:
-    """Return what tells whether a path is not kept: derived state, and raft's spare log files."""
+def is_left_out(role: str, folder: Path) -> Callable[[str], bool]:
+    """
+    Return what tells whether a path is not kept: derived state that can be rebuilt, and raft's spare log files.
+
+    It looks each time: a channel may be joined by a snapshot between two looks.
+    """
     derived = DERIVED[role]
-    return lambda path: path in derived or (path.startswith("etcdraft/wal/") and path.endswith(".tmp"))
+
+    def left_out(path: str) -> bool:
+        if path in derived:
+            return not blocks.joined_by_snapshot(folder / CHAINS[role])
+        return path.startswith("etcdraft/wal/") and path.endswith(".tmp")
+
+    return left_out
 
 
 def is_finished(folder: Path) -> Callable[[str], bool]:

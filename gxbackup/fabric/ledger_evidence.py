@@ -19,7 +19,11 @@ NOT_THERE = "expected as in the last good copy, seen on no node; gone on purpose
 
 
 def blocks_seen(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:
-    """Return heights as the copied files tell them; a chain that does not hold is a shortfall, and is kept."""
+    """
+    Return heights as the copied files tell them; a chain that does not hold is a shortfall, and is kept.
+
+    `joined_by_snapshot` names the channels for whose sake nothing was left out; see `layout.is_left_out`.
+    """
     evidence: Evidence = {}
     seen: dict[str, JsonValue] = {}
     tips: dict[str, JsonValue] = {}
@@ -33,6 +37,8 @@ def blocks_seen(chains: Path, label: str) -> tuple[Evidence, tuple[str, ...]]:
         seen[channel], tips[channel] = chain.height, chain.last_header_sha256
         if chain.torn_bytes:
             evidence.setdefault("torn_bytes", chain.torn_bytes)
+    if joined := blocks.joined_by_snapshot(chains):
+        evidence["joined_by_snapshot"] = [*joined]
     if not seen and not shortfalls:
         shortfalls.append(f"{label}: expected channels in {chains.name}, seen none")
     return {**evidence, "heights": seen, "tips": tips}, tuple(shortfalls)

@@ -101,5 +101,5 @@ def frozen_copy(folder: Path, role: str, read_through: str = CLAIM) -> FrozenCop
         area=folder / f"{OURS}frozen-{name}" if read_through == CONTAINER else None,
         is_finished=files.is_finished(folder),
         is_appended=files.is_appended,
-        is_left_out=files.is_left_out(role),
+        is_left_out=files.is_left_out(role, folder),
     )

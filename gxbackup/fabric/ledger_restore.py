@@ -24,6 +24,7 @@ from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRe
 from gxbackup.fabric import blocks
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_folder import Home, home_of
+from gxbackup.fabric.ledger_set import LedgerSet
 from gxbackup.tarstream import TarScanner
 from gxbackup.volume_exchange import UNDO, VolumeExchange
 
@@ -67,25 +68,36 @@ class LedgerRestore:
         )
 
     @cached_property
-    def _statefulset(self) -> str:
+    def statefulset(self) -> LedgerSet:
+        """The StatefulSet that is stopped and started for it."""
         assert self._host is not None
-        kept = self._settings.get("statefulset")
-        return str(kept) if kept else self._host.cluster.owner(self._namespace, self.pod)
+        cluster, kept = self._host.cluster, self._settings.get("statefulset")
+        return LedgerSet(cluster, self._namespace, str(kept or cluster.owner(self._namespace, self.pod)), self.pod)
 
     def plan(self) -> list[str]:
         """Say what is exchanged, with the heights kept and there now. Raises: RestoreRefusedError, see `Ledger`."""
         assert self._host is not None
         volume = self._source.used_at(self._host, self._home.claim)
+        if self._role == "orderer":
+            self.statefulset.require_own()
         kept = _heights(self._evidence.get("heights"))
         if volume is None:  # stopped; apply looks once a pod of ours has it mounted
-            claim = self._home.claim
-            return [f"{self.pod}: its claim {claim} is exchanged; heights kept: {_told(kept)}; not mounted now"]
+            told = f"its claim {self._home.claim} is exchanged; heights kept: {_told(kept)}; not mounted now"
+            return [f"{self.pod}: {told}", f"{self.pod}: {self._rebuilds()}"]
         folder = inside(volume, self._home.below)
         there = self._require_consent(folder)
         return [
             f"{self.pod}: {folder} is exchanged; heights kept: {_told(kept)}; there now: {_told(there)}",
-            f"{self.pod}: stands still meanwhile; rebuilds {', '.join(files.DERIVED[self._role]) or 'nothing'}",
+            f"{self.pod}: stands still meanwhile; {self._rebuilds()}",
         ]
+
+    def _rebuilds(self) -> str:
+        if joined := self._evidence.get("joined_by_snapshot"):
+            assert isinstance(joined, list)
+            return (
+                f"rebuilds nothing: it joined {', '.join(map(str, joined))} by a snapshot, so that all of it was kept"
+            )
+        return f"rebuilds {', '.join(files.DERIVED[self._role]) or 'nothing'}"
 
     def rehearse(self) -> list[str]:
         """Unpack into the private area, compare, and read every block's data."""
@@ -102,17 +114,7 @@ class LedgerRestore:
     def stop(self) -> None:
         """Stop the node. Raises: RestoreRefusedError before that where it has no claim: that its pod tells."""
         assert self._home.claim
-        self.scale(0)
-
-    def scale(self, replicas: int) -> None:
-        """Give the node's StatefulSet so many pods; see `Cluster.scale`."""
-        assert self._host is not None
-        self._host.cluster.scale(self._namespace, self._statefulset, replicas)
-
-    def replicas(self) -> int:
-        """Return how many pods the node's StatefulSet has now: none where somebody stopped it."""
-        assert self._host is not None
-        return self._host.cluster.replicas(self._namespace, self._statefulset)
+        self.statefulset.stop()
 
     def prepare(self) -> None:
         """Stop, unpack beside, and prove; what is there stays in its place. On failure, as after it: see `withdraw`."""
@@ -131,7 +133,7 @@ class LedgerRestore:
         `had` is how many pods there were before the caller stopped them: none, and on failure it stays stopped. Where
         the old content cannot be put back, it does too, and the RestoreError says where that lies.
         """
-        again = max(1, self.replicas()) if had is None else had
+        again = self.statefulset.enough() if had is None else had
         try:
             if self._is_prepared:
                 self.stop()  # somebody may have started it since
@@ -141,7 +143,7 @@ class LedgerRestore:
                 self._exchange.folder = str(folder)  # a driver mounts it for another pod in another place
                 self._exchange.exchange()
                 self._is_exchanged = True
-            self.scale(max(1, again))
+            self.statefulset.start(again)
             told = self._compare()
         except BaseException as error:  # also where the run is cancelled: a node that stands still helps nobody
             self.withdraw(again, error)
@@ -161,7 +163,7 @@ class LedgerRestore:
             self._undo(error)
         try:
             if had:
-                self.scale(had)
+                self.statefulset.start(had)
         except BackupError as worse:
             raise RestoreError(
                 f"{self.pod}: its volume is as it was, and it is asked to start: {worse.message}",
@@ -222,7 +224,19 @@ class LedgerRestore:
         seen = {name: blocks.read_chain(chains / name).height for name in _heights(self._evidence.get("heights"))}
         if seen != self._evidence.get("heights"):
             raise IntegrityError(f"{self.pod}: expected heights {self._evidence.get('heights')}, seen {seen}")
+        self._require_startable(chains)
         return new
+
+    def _require_startable(self, chains: Path) -> None:
+        """Raise RestoreRefusedError where Fabric would not start: such a copy was made before the backup saw to it."""
+        derived, joined = files.DERIVED[self._role], blocks.joined_by_snapshot(chains)
+        if derived and joined and not self._evidence.get("joined_by_snapshot"):
+            raise RestoreRefusedError(
+                f"{self.pod}: joined {', '.join(joined)} by a snapshot: expected a copy with {', '.join(derived)}, "
+                "seen one without: Fabric does not rebuild them there, and stops",
+                "choose a newer snapshot whose plan says `rebuilds nothing`",
+                "or empty the volume, and join its channels again (`peer channel joinbysnapshot`)",
+            )
 
     def vet(self) -> None:
         """Read every level to its end: proven, and vetted. Raises: RestoreRefusedError, IntegrityError."""

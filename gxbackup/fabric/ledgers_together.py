@@ -22,7 +22,7 @@ def apply_together(restores: Sequence[LedgerRestore]) -> list[str]:
     turn had not come are as they were, with the pods that they had.
     Raises: RestoreError that names those already restored, and those that are as they were.
     """
-    had = {one.pod: one.replicas() for one in restores}
+    had = {one.pod: one.statefulset.replicas() for one in restores}
     waiting, restored, told = list(restores), [], []
     try:
         for one in restores:
