@@ -172,7 +172,7 @@ def _look_around(conditions: tuple[Condition, ...], found: list[Finding]) -> Sur
     for wanted in host.inventory().watch.cronjobs:
         with checking(_cronjob_subject(wanted), found):
             cronjobs.append(look_at_cronjob(wanted.namespace, wanted.name))
-            found += watch.cronjob_findings(cronjobs[-1], now)
+            found += watch.cronjob_findings(cronjobs[-1], now, host.inventory().watch.time_zone)
     if runtime.deployment.id is not None:
         with checking("workers", found):
             pools = look_at_pools()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from gxbackup.documents import read_document
 from gxbackup.errors import InventoryError
@@ -131,6 +132,20 @@ class Watch(Frozen):
     cronjobs: tuple[WatchedCronJob, ...] = Field(
         default=(), description="there, not suspended, and succeeded at the last time their schedule named"
     )
+    time_zone: str = Field(
+        default="UTC",
+        description="IANA name of the time zone of the host that the cluster's controller runs on (`timedatectl`): "
+        "what a CronJob without a timeZone of its own goes by",
+    )
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError):  # what zoneinfo raises, by how a name is wrong
+            raise ValueError("expected the IANA name of a time zone, such as Europe/Berlin") from None
+        return name
 
 
 class Inventory(Frozen):

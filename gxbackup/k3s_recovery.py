@@ -195,7 +195,7 @@ def commands(k3s: K3s, holds: str, others: Sequence[str]) -> list[str]:
     """Spell what a recovery runs, host by host, as a person would type it."""
     database = k3s.database_dir
     stop, start, aside = " ".join(k3s.stop_command()), " ".join(k3s.start_command()), f"mv {database} {database}.before"
-    put_in = " ".join(k3s.reset_command(Path("etcd-snapshot.db"), Path("token")))
+    put_in = k3s.reset_spelled(Path("etcd-snapshot.db"), Path("token"))
     if holds == "sqlite":
         put_in = f"install -D -m 600 state.db {k3s.sqlite_file}"
     return [

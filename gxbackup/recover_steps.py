@@ -140,7 +140,8 @@ def _datastore(artifact: Artifact, plain: str) -> Steps:
     return Steps(
         "An etcd snapshot; worthless without the token of this same snapshot. Stop K3s on all servers, put that token "
         f"to `{data_dir}/server/token`; afterwards start this server; on each other one remove `{data_dir}/server/db` "
-        "and start it. Never remove that folder on this one.",
+        "and start it. Never remove that folder on this one. Flags that the unit gives K3s (`systemctl cat k3s`: "
+        "`--node-ip`, `--node-name`, …) belong behind this command too.",
         f"ls -l {shlex.quote(plain)}",
         f"k3s server --cluster-reset --cluster-reset-restore-path={file} --token-file={data_dir}/server/token",
     )

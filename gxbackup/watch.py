@@ -5,7 +5,8 @@ What may go wrong beside the backups themselves: CronJobs, room, workers, the cl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 from pydantic import Field
@@ -29,6 +30,7 @@ class CronJobSeen(Frozen):
     namespace: str
     name: str
     schedule: str
+    time_zone: str | None = Field(default=None, description="of its schedule; None: that of the cluster's controller")
     suspended: bool
     created_at: datetime
     last_success: datetime | None
@@ -65,18 +67,25 @@ class Surroundings(Frozen):
     clock_offset_seconds: float | None = Field(default=None, description="this host's clock minus the other one's")
 
 
-def cronjob_findings(seen: CronJobSeen, now: datetime) -> list[Finding]:
-    """Tell what is wrong with a CronJob: suspended, or without success since the last time it was due."""
+def cronjob_findings(seen: CronJobSeen, now: datetime, controller_zone: str = "UTC") -> list[Finding]:
+    """
+    Tell what is wrong with a CronJob: suspended, or without success since the last time it was due.
+
+    Its schedule is read in its own time zone; where it names none, in that of the cluster's controller.
+    """
     if seen.suspended:
         return [_failing(seen.subject(), "is suspended", CRONJOB_OVERDUE)]
+    zone = seen.time_zone or controller_zone
     try:
-        due = next(CronSim(seen.schedule, now - GRACE, reverse=True))
+        due = _last_time(seen.schedule, zone, now - GRACE)
     except (CronSimError, StopIteration):
         return [_failing(seen.subject(), f"its schedule cannot be read: {seen.schedule!r}", RUNBOOK)]
+    except (KeyError, ValueError, OSError):  # what zoneinfo raises, by how a name is wrong
+        return [_failing(seen.subject(), f"its time zone is not known here: {zone!r}", RUNBOOK)]
     if seen.created_at > due or (seen.last_success is not None and seen.last_success >= due):
         return []
     last = f"last success {seen.last_success:%Y-%m-%d %H:%M} UTC" if seen.last_success else "no success is known"
-    message = f"was due at {due:%Y-%m-%d %H:%M} UTC ({seen.schedule}); {last}"
+    message = f"was due at {due:%Y-%m-%d %H:%M} UTC ({seen.schedule} in {zone}); {last}"
     return [_failing(seen.subject(), message, CRONJOB_OVERDUE)]
 
 
@@ -142,6 +151,15 @@ def unchecked(subject: str, error: Exception, runbook: str = RUNBOOK) -> Finding
     """Make a finding of a check that could not be made: what nobody looked at is not well."""
     first_line = str(error).partition("\n")[0]
     return _failing(subject, f"could not be checked: {first_line or type(error).__name__}", runbook)
+
+
+def _last_time(schedule: str, zone: str, before: datetime) -> datetime:
+    """Return when a schedule was due last, in UTC, by the rules of Kubernetes."""
+    if len(schedule.split()) != 5:
+        raise CronSimError("Wrong number of fields")
+    # With seconds, CronSim leaves out Debian's rules for the days that clocks change: Kubernetes runs nothing for an
+    # hour that is skipped, and twice for one that comes twice.
+    return next(CronSim(f"0 {schedule}", before.astimezone(ZoneInfo(zone)), reverse=True)).astimezone(UTC)
 
 
 def _failing(subject: str, message: str, runbook: str) -> Finding:

@@ -37,6 +37,7 @@ def look(cluster: Cluster, namespace: str, name: str) -> CronJobSeen:
         namespace=namespace,
         name=name,
         schedule=cronjob["spec"]["schedule"],
+        time_zone=cronjob["spec"].get("timeZone"),
         suspended=bool(cronjob["spec"].get("suspend")),
         created_at=_moment(cronjob["metadata"]["creationTimestamp"]),
         last_success=max([*ends, *([_moment(told)] if told else [])], default=None),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import socket
 import time
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from gxbackup import clock
-from gxbackup.adapters import process
+from gxbackup.adapters import k3s_unit, process
 from gxbackup.errors import CommandError, RestoreError, SourceMissingError
 from gxbackup.etcd_snapshot import ObjectName
 
@@ -99,10 +100,13 @@ class K3s:
         )
 
     def node_name(self) -> str:
-        """Return the name of this host's node: as etcd knows it, as configured, or the host's own."""
+        """Return the name of this host's node: as etcd knows it, as its unit or file sets it, or the host's own."""
         named = self.etcd_dir / "name"
         if named.is_file():
             return re.sub(r"-[0-9a-f]{8}$", "", named.read_text(encoding="utf-8").strip())
+        unit = k3s_unit.read(SERVICE)
+        if set_by_unit := unit.option("node-name") or unit.variables.get("K3S_NODE_NAME"):
+            return set_by_unit
         for document in self._configuration():
             if isinstance(name := document.get("node-name"), str):
                 return name
@@ -148,11 +152,22 @@ class K3s:
         return ["systemctl", "start", "--no-block", SERVICE]
 
     def reset_command(self, snapshot: Path, token_file: Path) -> list[str]:
-        """Return the command that makes a new cluster of one server from an etcd snapshot and its own token."""
+        """
+        Return the command that makes a new cluster of one server from an etcd snapshot and its own token.
+
+        It has the flags of the host's own unit: K3s writes the address of etcd's member from them, and a service whose
+        address is another one is no member of its own cluster.
+        """
         return [
             "k3s", "server", "--cluster-reset", f"--cluster-reset-restore-path={snapshot}",
             f"--token-file={token_file}", f"--data-dir={self.data_dir}", "--etcd-s3=false",
+            *k3s_unit.read(SERVICE).for_reset(),
         ]  # fmt: skip
+
+    def reset_spelled(self, snapshot: Path, token_file: Path) -> str:
+        """Spell that command as a person would type it, with the unit's variables that are no secret."""
+        variables = [f"{name}={value}" for name, value in k3s_unit.read(SERVICE).shown().items()]
+        return shlex.join([*(["env", *variables] if variables else []), *self.reset_command(snapshot, token_file)])
 
     def stop(self) -> None:
         """Stop the server and see that it is stopped; RestoreError where it is not. Stopping twice is no error."""
@@ -163,9 +178,8 @@ class K3s:
 
     def reset(self, snapshot: Path, token_file: Path) -> None:
         """Make the new cluster; RestoreError with K3s's last words where it did not."""
-        done = process.run(
-            self.reset_command(snapshot, token_file), timeout_seconds=RESET_TIMEOUT_SECONDS, check=False
-        )  # fmt: skip
+        words, variables = self.reset_command(snapshot, token_file), k3s_unit.read(SERVICE).environment()
+        done = process.run(words, timeout_seconds=RESET_TIMEOUT_SECONDS, env=variables, check=False)
         if done.returncode != 0:
             raise RestoreError(
                 f"k3s server --cluster-reset: expected exit status 0, seen {done.returncode}: {done.complaint()}",
@@ -231,13 +245,7 @@ class K3s:
         for document in self._configuration():
             if document.get("datastore-endpoint"):
                 return f"datastore-endpoint in {self.config_dir}"
-        words = ["systemctl", "show", "--property=ExecStart,Environment,EnvironmentFiles", SERVICE]
-        unit = process.run(words, timeout_seconds=BRIEF_SECONDS, check=False).stdout.decode("utf-8", "replace")
-        texts = {f"the unit {SERVICE}": unit}
-        for name in re.findall(r"^EnvironmentFiles=(\S+)", unit, re.MULTILINE):
-            if (file := Path(name)).is_file():
-                texts[name] = file.read_text(encoding="utf-8", errors="replace")
-        for where, text in texts.items():
+        for where, text in k3s_unit.read(SERVICE).texts.items():
             if re.search(r"--datastore-endpoint\b|\bK3S_DATASTORE_ENDPOINT=[^\s'\"]", text):
                 return f"set in {where}"
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -62,6 +63,10 @@ class K3sHost:
                 f'#!/bin/sh\nexec nsenter --net={NETWORK} {sys.executable} {PROGRAM} {root} {program} "$@"\n'
             )
             script.chmod(0o755)
+        flags = f"--node-ip 10.0.0.{int(name[-1:], 36)} {flags}"
+        # As the installer of K3s writes it.
+        words = "".join(f"\t{shlex.quote(word)} \\\n" for word in shlex.split(flags))
+        (root / "k3s.service").write_text(f"[Service]\nExecStart=/usr/local/bin/k3s \\\n    server \\\n{words}\n")
         told = {
             "name": name, "data_dir": str(self.data_dir), "client": self.client,
             "peer": f"http://127.0.0.1:{free_port()}", "joins": str(joins.root) if joins else "", "flags": flags,

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -97,6 +98,8 @@ def etcd_snapshot(verb: str, words: list[str]) -> None:
 def cluster_reset(words: list[str]) -> None:
     snapshot = Path(option(words, "--cluster-reset-restore-path"))
     token = Path(option(words, "--token-file")).read_text()
+    if option(words, "--server") or "K3S_URL" in os.environ:
+        fail("cannot perform cluster-reset while server URL is set - remove server from configuration before resetting")
     if running():
         fail("etcd: already running")
     if not snapshot.exists():
@@ -121,6 +124,9 @@ def cluster_reset(words: list[str]) -> None:
     if done.returncode != 0:
         fail(done.stderr)
     (DB / "etcd" / "name").write_text(f"{HOST['name']}-1a2b3c4d")
+    (DB / "etcd" / "address").write_text(option(words, "--node-ip"))
+    told = {name: value for name, value in os.environ.items() if name.startswith("K3S_")}
+    (ROOT / "reset.json").write_text(json.dumps({"words": words, "variables": told}))
     if fault() == "reset-hangs":
         (ROOT / "resetting").touch()
         signal.pause()
@@ -185,6 +191,9 @@ def kubectl(words: list[str]) -> None:
 def service() -> None:
     """Be the K3s server until it is stopped: join, or go on; then say that this node is alive."""
     etcd = None
+    written, own = DB / "etcd" / "address", option(shlex.split(HOST["flags"]), "--node-ip")
+    if written.exists() and written.read_text() != own:
+        fail(f"this server is a not a member of the etcd cluster. Found [{written.read_text()}], expect: {own}")
     if not (DB / "state.db").exists():
         etcd = subprocess.Popen(
             [
@@ -245,6 +254,9 @@ def systemctl(words: list[str]) -> None:
             sys.exit(0 if running() else 3)
         case ["show", *_]:
             print(f"ExecStart={{ path=/usr/local/bin/k3s ; argv[]=/usr/local/bin/k3s server {HOST['flags']} }}")
+            print(f"EnvironmentFiles={ROOT / 'k3s.service.env'} (ignore_errors=yes)")
+        case ["cat", "k3s"]:
+            print(f"# {ROOT / 'k3s.service'}\n{(ROOT / 'k3s.service').read_text()}")
         case ["stop", "k3s"]:
             if running():
                 os.killpg(int(PID.read_text()), signal.SIGKILL)
