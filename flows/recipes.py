@@ -188,7 +188,8 @@ def restore_overlay(
     Put a host's own files back over a live root, file by file; nothing is deleted.
 
     All data types are unpacked, proven and planned before the first file is touched; where one of them fails or all is
-    killed, those before it are put back too. What in-place would refuse, plan refuses too.
+    killed, those before it are put back too. A killed one is told of on the page. What in-place would refuse, plan
+    refuses too.
 
     Raises: RestoreRefusedError, RestoreError, IntegrityError, SealingError, RemoteError, LockedError.
     """
@@ -203,7 +204,11 @@ def restore_overlay(
         chosen = {name: choose(server, name, snapshot, area) for name in names}
         root = Path(target or restoring.origin(chosen[names[0]]))
         scratch = restoring.scratch_directory(target) if mode == "scratch" else area / "trees"
-        require_room(area, sum(choice.plain_size_bytes() for choice in chosen.values()), "the unpacked trees")
+        needed_bytes = sum(choice.plain_size_bytes() for choice in chosen.values())
+        if mode == "scratch":
+            exchange.require_room(scratch, needed_bytes)
+        else:
+            require_room(area, needed_bytes, "the unpacked trees")
         prepared = {name: scratch / name for name in names}
         for name, choice in chosen.items():
             download(choice, area)
@@ -222,7 +227,8 @@ def restore_overlay(
             if wanted[name] or not only
         }
         changes = [line for name, planned in plans.items() for line in overlay_in_words(name, planned)]
-        page = restore_page(list(chosen.values()), str(root), mode, changes)
+        first = [f"before anything else: {line}" for line in overlay.unended(root, safety_dir)]
+        page = restore_page(list(chosen.values()), str(root), mode, first + changes)
         tell("restore-host-config", page)
         if mode == "plan":
             return
@@ -230,9 +236,12 @@ def restore_overlay(
         kept: list[Path] = []
         restore = token_hex(8)
         with locked_by_restore(server, ", ".join(plans)):
+            told = overlay.unended(root, safety_dir)
             if undone := recover_overlay(root, safety_dir):
                 raise RestoreError(
                     f"{root}: a restore that was killed has been put back first, from {', '.join(map(str, undone))}",
+                    *told,
+                    f"what lay there until now, edits since too, is in {', '.join(map(str, safety.found(undone)))}",
                     "nothing else was touched; look at the plan again, then start once more",
                 )
             try:
@@ -241,8 +250,7 @@ def restore_overlay(
                 overlay.finish(kept)
             except BaseException:
                 # Not as a task: what stopped us may be the Prefect server, or a signal.
-                for folder in reversed(kept):
-                    overlay.put_back(folder)
+                overlay.undo(root, safety_dir, restore)
                 raise
     tell("restore-host-config", f"{page}- put back; what was overwritten lies in {', '.join(map(str, kept))}\n")
 

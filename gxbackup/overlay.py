@@ -2,7 +2,8 @@
 A host's own files put back over a live root, file by file: nothing that the backup lacks is ever deleted.
 
 The host keeps its identity unless asked otherwise, and the SSH keys that open it now still open it afterwards. What is
-overwritten lies in a safety copy first, and a journal puts back an `apply` that was killed.
+overwritten lies in a safety copy first, and a journal puts back an `apply` that was killed; so does what others have
+written there since.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Literal
 from gxbackup import mounts, placing
 from gxbackup.errors import IntegrityError, RestoreError, RestoreRefusedError
 from gxbackup.locks import locked
-from gxbackup.safety import SafetyCopy
+from gxbackup.safety import KEYS, SafetyCopy, digest
 from gxbackup.tally import shown
 
 # What makes this machine this machine. From another one, or from before it was set up anew, they would lock it out.
@@ -31,8 +32,6 @@ IDENTITY = (
     "etc/subuid", "etc/subuid-", "etc/subgid", "etc/subgid-",
     "etc/ssh/ssh_host_*", "etc/rancher/node", "etc/gx-backup",
 )  # fmt: skip
-_MERGED = "authorized_keys*"
-
 
 Action = Literal["create", "replace", "attributes", "merge"]
 
@@ -113,10 +112,10 @@ def plan(
 
 def apply(planned: OverlayPlan, safety_dir: Path, restore: str = "") -> Path:
     """
-    Do what of the plan is still to do, prove it, and return the folder of the safety copy that `put_back` takes.
+    Do what of the plan is still to do, prove it, and return the folder of the safety copy.
 
     On failure all that was touched is as it was before; after a kill, `recover` does that. Several overlays of one
-    named `restore` stay open until `finish`: a kill before that has all of them put back.
+    named `restore` stay open until `finish`: a kill before that, or `undo`, has all of them put back.
 
     Raises: RestoreRefusedError where the host changed since the plan, a killed overlay was not recovered, or the safety
     copy cannot be made: nothing was touched. RestoreError, IntegrityError: it was, and was put back.
@@ -141,6 +140,7 @@ def apply(planned: OverlayPlan, safety_dir: Path, restore: str = "") -> Path:
             overwritten=[change.path for change in changes if change.action != "create"],
             created=[change.path for change in changes if change.action == "create"],
             restore=restore,
+            keys=_written_keys(planned.prepared, root, changes),
         )
         try:
             merged = {change.path for change in changes if change.action == "merge"}
@@ -166,30 +166,47 @@ def finish(safety_copies: Sequence[Path]) -> None:
         SafetyCopy.of(folder).close()
 
 
-def put_back(safety_copy: Path) -> None:
-    """
-    Undo an `apply`: what it overwrote comes back, what it created goes. May be called again after it was killed.
+def unended(root: Path, safety_dir: Path) -> list[str]:
+    """Say for people which restores over this root `recover` would put back first; nothing is touched."""
+    return [copy.described() for copy in SafetyCopy.unfinished(safety_dir, root)]
 
-    Raises: RestoreError, IntegrityError; the safety copy stays where it is.
-    """
-    copy = SafetyCopy.of(safety_copy)
-    with locked(str(copy.root), "restore", f"putting back {copy.root}"):
-        copy.put_back()
+
+def undo(root: Path, safety_dir: Path, restore: str) -> None:
+    """Put back what overlays of a `restore` did a moment ago; no copy of that is kept, as by `recover`."""
+    with locked(str(root), "restore", f"putting back {root}"):
+        _put_back([copy for copy in SafetyCopy.unfinished(safety_dir, root) if copy.restore == restore])
 
 
 def recover(root: Path, safety_dir: Path) -> list[Path]:
     """
     Put back every `apply` over this root that was killed, with the others of its restore, the newest first.
 
-    Returns their safety copies.
+    What lies there now, others may have written since: it is copied first. Returns the folders of their safety copies,
+    in which `safety.found` finds that too.
+
+    Raises: RestoreRefusedError where it cannot be copied: nothing was touched. RestoreError, IntegrityError.
     """
     with locked(str(root), "restore", f"recovery of {root}"):
         unfinished = SafetyCopy.unfinished(safety_dir, root)
-        for copy in unfinished:  # first, so that a recovery that is killed too goes on with all of them
-            copy.reopen()
         for copy in unfinished:
-            copy.put_back()
+            copy.keep_found()
+        _put_back(unfinished)
     return [copy.folder for copy in unfinished]
+
+
+def _put_back(copies: Sequence[SafetyCopy]) -> None:
+    for copy in copies:  # first, so that a recovery that is killed too goes on with all of them
+        copy.reopen()
+    for copy in copies:
+        copy.put_back()
+
+
+def _written_keys(prepared: Path, root: Path, changes: Sequence[Change]) -> dict[str, str]:
+    """Return the digests of the keys that an overlay will write, so that later ones are told from them."""
+    created = [each.path for each in changes if each.action == "create" and fnmatchcase(Path(each.path).name, KEYS)]
+    merged = {each.path: (prepared / each.path, root / each.path) for each in changes if each.action == "merge"}
+    added = {path: digest(there, placing.missing_lines(here, there)) for path, (here, there) in merged.items()}
+    return {**added, **{path: digest(prepared / path) for path in created}}
 
 
 def _again(planned: OverlayPlan) -> OverlayPlan:
@@ -226,21 +243,21 @@ def _refuse_mount_points(root: Path, actions: dict[str, Action | None]) -> None:
 
 
 def _holds_keys(path: Path) -> bool:
-    return fnmatchcase(path.name, _MERGED) and stat.S_ISREG(path.lstat().st_mode)
+    return fnmatchcase(path.name, KEYS) and stat.S_ISREG(path.lstat().st_mode)
 
 
 def _is_locked_out(source: Path, destination: Path) -> bool:
     """Tell whether authorized keys would go: a link, here or there, cannot be merged."""
-    if not fnmatchcase(source.name, _MERGED) or not os.path.lexists(destination):
+    if not fnmatchcase(source.name, KEYS) or not os.path.lexists(destination):
         return False
     return stat.S_IFMT(source.lstat().st_mode) != stat.S_IFMT(destination.lstat().st_mode) or source.is_symlink()
 
 
 def _link_groups(prepared: Path, actions: dict[str, Action | None]) -> list[list[str]]:
     groups: dict[int, list[str]] = {}
-    for path, action in actions.items():
+    for path in actions:
         seen = (prepared / path).lstat()
-        if seen.st_nlink > 1 and not stat.S_ISDIR(seen.st_mode) and action != "merge":
+        if seen.st_nlink > 1 and not stat.S_ISDIR(seen.st_mode) and not _holds_keys(prepared / path):
             groups.setdefault(seen.st_ino, []).append(path)
     return [group for group in groups.values() if len(group) > 1]
 

@@ -15,7 +15,7 @@ from site_tree import describe
 from gxbackup import overlay
 from gxbackup.errors import IntegrityError, LockedError, RestoreError, RestoreRefusedError
 from gxbackup.locks import locked
-from gxbackup.overlay import Change, apply, plan, put_back, recover
+from gxbackup.overlay import Change, apply, plan, recover
 from gxbackup.safety import SafetyCopy
 from tests.integration.victims import Victim
 
@@ -67,6 +67,10 @@ def prepared(tmp_path: Path) -> Path:
 @pytest.fixture
 def safety_dir(tmp_path: Path) -> Path:
     return tmp_path / "safety"
+
+
+def put_back(folder: Path) -> None:
+    SafetyCopy.of(folder).put_back()
 
 
 def actions(planned: overlay.OverlayPlan) -> dict[str, str]:
