@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from gxbackup import freshness, layout, signing
-from gxbackup.adapters.rclone import Remote
+from gxbackup.adapters.rclone import Remote, RemoteFile
+from gxbackup.adapters.rclone_answers import SameNameError
 from gxbackup.errors import IntegrityError
 from gxbackup.inventory import Inventory
 from gxbackup.manifest_cache import ManifestCache
-from gxbackup.model import Catalog, HeldSnapshot, Leftover, Manifest, Rejected
+from gxbackup.model import Artifact, Catalog, HeldSnapshot, Leftover, Manifest, Rejected
 
 MANIFEST_LIMIT_BYTES = 64 * 1024**2
 
@@ -32,7 +33,7 @@ def load(remote: Remote, inventory: Inventory, server: str, scratch: Path) -> Ca
 
     `scratch` is a private directory for the downloaded manifests; they are removed again. Where the remote lists
     hashes, those that this host has read before are not fetched again. A snapshot whose manifest is unsigned, edited,
-    unreadable or of another server is listed under `rejected` with why.
+    unreadable or of another server is listed under `rejected` with why; so is one with two files of one name.
 
     Raises: RemoteError where the listing is not complete: a catalog is whole or there is none.
     """
@@ -40,17 +41,21 @@ def load(remote: Remote, inventory: Inventory, server: str, scratch: Path) -> Ca
     signers = inventory.signers_of(server)
     folders: dict[str, dict[str, int]] = defaultdict(dict)
     hashes: dict[str, str | None] = {}
-    strangers: list[str] = []
-    for file in remote.list_files(remote_dir, hashes=remote.features().keeps_sha256):
+    strangers: set[str] = set()
+    listed, twice = _list(remote, remote_dir)
+    for file in listed:
         hashes[file.path] = file.sha256
         snapshot, _, path = file.path.partition("/")
         if path and layout.is_snapshot_id(snapshot):
             folders[snapshot][path] = file.size_bytes
         else:
-            strangers.append(file.path)
+            strangers.add(file.path)
     held: list[HeldSnapshot] = []
     leftovers: list[Leftover] = []
-    rejected: list[Rejected] = []
+    rejected = [
+        Rejected(snapshot=snapshot, reason=reason, files=folders.pop(snapshot, {}))
+        for snapshot, reason in _ambiguous(twice).items()
+    ]
     cache = ManifestCache(inventory, server)
     with tempfile.TemporaryDirectory(prefix="manifests-", dir=scratch) as folder:
         stored = _fetch(remote, remote_dir, folders, Path(folder), cache, hashes)
@@ -72,14 +77,14 @@ def load(remote: Remote, inventory: Inventory, server: str, scratch: Path) -> Ca
             )
             named = {layout.MANIFEST, layout.SIGNATURE, layout.RECOVER_PAGE}
             named.update(part.path for artifact in manifest.artifacts for part in artifact.parts)
-            strangers.extend(f"{snapshot}/{path}" for path in files if path not in named)
+            strangers.update(f"{snapshot}/{path}" for path in files if path not in named)
     cache.forget_others()
     return Catalog(
         server=server,
         remote_dir=remote_dir,
         snapshots=tuple(held),
         leftovers=tuple(leftovers),
-        rejected=tuple(rejected),
+        rejected=tuple(sorted(rejected, key=lambda bad: bad.snapshot)),
         strangers=tuple(sorted(strangers)),
     )
 
@@ -89,12 +94,14 @@ def chain_faults(catalog: Catalog, inventory: Inventory, last_written: tuple[str
     Tell where the past does not fit together: one line for each removed, edited or rolled-back manifest.
 
     Each manifest names the one before it and its sha256. One that is gone is no fault once the shortest promise of its
-    server has run out (it was pruned); `last_written` is what this host itself wrote last.
+    server had run out, today or when a later manifest was written (it was pruned). One that is `rejected` is there, and
+    told with why. `last_written` is what this host itself wrote last.
     """
     faults: list[str] = []
     known = {held.snapshot: held for held in catalog.snapshots}
+    distrusted = {bad.snapshot for bad in catalog.rejected}
     newest = catalog.newest()
-    days = min(data_type.keep_days for data_type in inventory.server(catalog.server).data_types.values())
+    rules = _shortest_rules(catalog, inventory)
     for held in catalog.snapshots:
         previous = held.manifest.previous
         if previous is None:
@@ -102,14 +109,14 @@ def chain_faults(catalog: Catalog, inventory: Inventory, last_written: tuple[str
         if (before := known.get(previous.snapshot)) is not None:
             if before.manifest_sha256 != previous.sha256:
                 faults.append(f"{previous.snapshot}: its manifest is not the one that {held.snapshot} was built on")
-        elif newest and layout.snapshot_time(newest.snapshot) - layout.snapshot_time(previous.snapshot) < timedelta(
-            days=days
+        elif previous.snapshot not in distrusted and all(
+            then - layout.snapshot_time(previous.snapshot) < kept_for for then, kept_for in rules
         ):
             faults.append(f"{previous.snapshot}: removed before its time ({held.snapshot} was built on it)")
     if last_written is not None:
         snapshot, sha256 = last_written
         if snapshot not in known:
-            if newest is None or newest.snapshot < snapshot:
+            if snapshot not in distrusted and (newest is None or newest.snapshot < snapshot):
                 faults.append(f"{snapshot}: this host wrote it last, and the remote no longer holds it")
         elif known[snapshot].manifest_sha256 != sha256:
             faults.append(f"{snapshot}: this host wrote it last, and the remote holds another manifest")
@@ -120,19 +127,28 @@ def lost_artifacts(catalog: Catalog, inventory: Inventory) -> list[str]:
     """
     Tell what a manifest promises, its time has not run out, and the remote no longer holds: one line for each.
 
+    A time has run out too where the rule that a newer copy was written under let the older one go: a promise may have
+    been lowered, and put back. What a snapshot under `rejected` holds is there.
+
     Source: design, "Retention": absent and expired = pruned; absent and not expired = an integrity failure.
     """
     faults: list[str] = []
+    distrusted = {bad.snapshot for bad in catalog.rejected}
     for data_type, promise in inventory.server(catalog.server).data_types.items():
         copies = [held for held in catalog.snapshots if held.manifest.has_good(data_type)]
         good = freshness.good_copies(catalog, data_type)
         newest = max((held.snapshot for held in (good or copies)), default=None)
+        rules = [_rule(held, held.manifest.of(data_type)) for held in copies]
         for held in copies:
-            age = layout.snapshot_time(newest or held.snapshot) - layout.snapshot_time(held.snapshot)
+            made = layout.snapshot_time(held.snapshot)
+            if any(then - made > kept_for for then, kept_for in rules):
+                continue
+            age = layout.snapshot_time(newest or held.snapshot) - made
             faults += [
                 f"{held.snapshot}: {artifact.path} is gone from the remote before its time"
                 for artifact in held.manifest.of(data_type)
                 if age <= timedelta(days=min(artifact.keep_days, promise.keep_days))
+                and artifact.held_in not in distrusted
                 and not freshness.artifact_is_held(catalog, held, artifact)
             ]
     return faults
@@ -187,6 +203,39 @@ def discard_unproven(remote: Remote, manifest: Manifest, remote_dir: str) -> Non
     for path in sent:
         if path not in proven and path not in (layout.RECOVER_PAGE, layout.SIGNATURE):
             remote.delete_file(f"{folder}/{path}")
+
+
+def _list(remote: Remote, remote_dir: str) -> tuple[Sequence[RemoteFile], Sequence[str]]:
+    """List a server's folder whole, and the paths that name more than one thing in it."""
+    try:
+        return remote.list_files(remote_dir, hashes=remote.features().keeps_sha256), ()
+    except SameNameError as error:
+        return error.files, error.twice
+
+
+def _ambiguous(twice: Iterable[str]) -> dict[str, str]:
+    """Return why each snapshot that has a path twice is not to be trusted; a path outside of snapshots harms none."""
+    found: dict[str, str] = {}
+    for path in twice:
+        snapshot = path.partition("/")[0]
+        if layout.is_snapshot_id(snapshot):
+            found.setdefault(snapshot, f"two files of one name: {path} (`rclone dedupe` shows and mends them)")
+    return found
+
+
+def _shortest_rules(catalog: Catalog, inventory: Inventory) -> list[tuple[datetime, timedelta]]:
+    """Return the shortest promise that each manifest was written under, and that of today beside the newest."""
+    rules = [_rule(held, held.manifest.artifacts) for held in catalog.snapshots if held.manifest.artifacts]
+    if newest := catalog.newest():
+        days = min(data_type.keep_days for data_type in inventory.server(catalog.server).data_types.values())
+        rules.append((layout.snapshot_time(newest.snapshot), timedelta(days=days)))
+    return rules
+
+
+def _rule(held: HeldSnapshot, artifacts: Iterable[Artifact]) -> tuple[datetime, timedelta]:
+    """Return when a snapshot was made, and the shortest promise that these artifacts of it were written under."""
+    days = min(artifact.keep_days for artifact in artifacts)
+    return layout.snapshot_time(held.snapshot), timedelta(days=days)
 
 
 def _fetch(

@@ -55,6 +55,15 @@ class Quota:
     free_bytes: int | None = None
 
 
+class SameNameError(IntegrityError):
+    """A whole listing in which several entries have one path; whoever can do without those has all the others."""
+
+    files: tuple[RemoteFile, ...] = ()
+    """All that was listed, by path: of several files with one path, each."""
+    twice: tuple[str, ...] = ()
+    """The paths that several files or folders have, sorted."""
+
+
 def contained(path: str) -> str:
     """Return a relative path as it is; IntegrityError where it could name anything outside its folder."""
     steps = path.split("/")
@@ -70,7 +79,7 @@ def entries(what: str, answer: Answer) -> list[dict[str, Any]]:
     """
     Return all that `lsjson` listed; nothing where the listed folder itself is missing.
 
-    Raises: RemoteError where the listing is not whole, IntegrityError where two entries have one path.
+    Raises: RemoteError where the listing is not whole, SameNameError where two entries have one path.
     """
     said = complaints(answer.log)
     if answer.returncode == FOLDER_MISSING:
@@ -83,12 +92,14 @@ def entries(what: str, answer: Answer) -> list[dict[str, Any]]:
         listed: list[dict[str, Any]] = json.loads(answer.stdout)
     except ValueError:
         raise RemoteError(f"{what}: expected a listing in JSON, seen {answer.stdout[:80]!r}") from None
-    twice = [path for path, count in Counter(entry["Path"] for entry in listed).items() if count > 1]
+    twice = sorted(path for path, count in Counter(entry["Path"] for entry in listed).items() if count > 1)
     if twice:
-        raise IntegrityError(
-            f"{what}: expected one entry for each name, seen several for {', '.join(map(repr, sorted(twice)[:3]))}",
+        error = SameNameError(
+            f"{what}: expected one entry for each name, seen several for {', '.join(map(repr, twice[:3]))}",
             "Google Drive keeps two files of one name; `rclone dedupe --dedupe-mode list` shows them",
         )
+        error.files, error.twice = tuple(files(listed)), tuple(twice)
+        raise error
     return listed
 
 

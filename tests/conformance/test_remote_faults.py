@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from gxbackup.adapters.rclone import Progress
+from gxbackup.adapters.rclone_answers import SameNameError
 from gxbackup.errors import BackupError, IntegrityError, RemoteError, SetupError
 from tests.conformance.conftest import Lab, obscured
 from tests.conformance.drive_emulator import Emulator
@@ -268,6 +269,12 @@ def test_two_files_of_one_name_are_named_and_not_guessed_between(drive_lab: Lab,
     ):
         with pytest.raises(IntegrityError, match=r"expected one entry for each name, seen several for '(s/)?file'"):
             act()
+    with pytest.raises(SameNameError) as told:
+        remote.list_files("", hashes=True)
+    assert told.value.twice == ("s/file",)
+    digests = {hashlib.sha256(content).hexdigest() for content in (b"x", b"y")}
+    assert [(file.path, file.size_bytes) for file in told.value.files] == [("s/file", 1)] * 2
+    assert {file.sha256 for file in told.value.files} == digests
     drive.drive.add({"name": "s", "parents": [folder.parent], "mimeType": FOLDER})
     with pytest.raises(IntegrityError, match="seen several for 's'"):
         remote.list_folders("")
