@@ -8,6 +8,7 @@ are in `watch`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -95,25 +96,24 @@ def past_findings(catalog: Catalog, faults: Sequence[str]) -> list[Finding]:
 
 def set_findings(catalogs: Iterable[Catalog], inventory: Inventory, now: datetime) -> list[Finding]:
     """
-    Tell, for each Fabric network, where the copies of all its servers do not belong together; the worst alone.
+    Tell, for each Fabric network, where the copies of all its servers do not belong together.
 
-    Peers above orderers are failing once no set within the promise holds: such a network cannot be brought back. What
-    can be helped is a warning: CouchDB is rebuilt from blocks, and orderers of a live network are always some blocks
-    apart. While a day's copies are being made, yesterday's set is what counts.
+    Peers above orderers are failing once no set within the promise holds: such a network cannot be brought back. They
+    are told alone. What can be helped is a warning, each told: CouchDB is rebuilt from blocks, and orderers of a live
+    network are always some blocks apart. While a day's copies are being made, yesterday's set is what counts.
     """
     found = []
     for namespace, all_held in sets.held(catalogs, inventory).items():
         promised = timedelta(hours=max(inventory.data_type(one.server, one.data_type).rpo_hours for one in all_held))
         ledgers = [one for one in all_held if all(copy.role != heights.COUCHDB for copy in one.copies)]
-        rules: tuple[tuple[Level, Sequence[heights.Held], Rule], ...] = (
-            ("failing", ledgers, heights.faults),
-            ("warning", all_held, heights.faults),
-            ("warning", ledgers, heights.uneven),
-        )
-        for level, compared, rule in rules:
-            if finding := _set_finding(f"Fabric {namespace}", compared, level, rule, promised, now):
+        with_peers = [_with_peers(one, inventory) for one in all_held]
+        subject = f"Fabric {namespace}"
+        if broken := _set_finding(subject, ledgers, "failing", heights.faults, promised, now):
+            found.append(broken)
+            continue
+        for compared, rule in ((with_peers, heights.faults), (ledgers, heights.uneven)):
+            if finding := _set_finding(subject, compared, "warning", rule, promised, now):
                 found.append(finding)
-                break
     return found
 
 
@@ -163,6 +163,14 @@ def _condition(catalog: Catalog, data_type: str, promise: DataType, proofs: Proo
         unproven_since=since,
         findings=tuple(worst_first(found)),
     )
+
+
+def _with_peers(held: heights.Held, inventory: Inventory) -> heights.Held:
+    """Let copies of a CouchDB say which peers use it, as the inventory does now: their manifests do not."""
+    source = inventory.data_type(held.server, held.data_type).source
+    if source.kind != "couchdb":
+        return held
+    return replace(held, copies=tuple(replace(copy, peers=source.peers) for copy in held.copies))
 
 
 def _set_finding(

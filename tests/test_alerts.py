@@ -68,7 +68,7 @@ def test_every_alert_is_seen_to_fire_by_a_real_prometheus() -> None:
 def test_every_alert_has_a_page_with_meaning_impact_diagnosis_and_mitigation(name: str) -> None:
     page = (RUNBOOKS / f"alert-{name}.md").read_text()
 
-    headings = re.findall(r"^#+ .*$", page, re.MULTILINE)
+    headings = re.findall(r"^##? .*$", page, re.MULTILINE)
     assert headings == [f"# alert-{name}", *HEADINGS]
 
 
@@ -102,6 +102,13 @@ def test_whatever_end_of_the_hourly_look_was_told_its_being_well_again_is_told_t
     told = automations()["gx-health-failing"]["trigger"]["expect"]
 
     assert automations()["gx-health-well"]["trigger"]["after"] == told
+
+
+def test_the_window_of_heartbeats_is_at_least_three_of_them() -> None:
+    unit = (PROJECT / "deployments" / "systemd" / "gx-backup-worker@.service").read_text()
+    beat_seconds = int(unit.partition("PREFECT_FLOWS_HEARTBEAT_FREQUENCY=")[2].split()[0])
+
+    assert automations()["gx-run-without-heartbeat"]["trigger"]["within"] >= 3 * beat_seconds
 
 
 def test_no_page_is_left_of_a_message_that_is_gone() -> None:

@@ -26,6 +26,7 @@ class Copy:
     role: str
     name: str
     heights: Heights = field(default_factory=dict)
+    peers: tuple[str, ...] = ()  # of a database: StatefulSets of the peers that use it; none named: all
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,7 @@ def faults(copies: Iterable[Copy]) -> list[str]:
     A role that the set lacks is not compared. A channel that a later role does not know was created in between.
     """
     known = list(copies)
-    found: list[str] = []
-    for earlier in known:
-        for later in known:
-            if _ORDER.index(earlier.role) + 1 == _ORDER.index(later.role) or (
-                (earlier.role, later.role) == (COUCHDB, ORDERER) and all(copy.role != PEER for copy in known)
-            ):
-                found += _between(earlier, later)
-    return found
+    return [line for earlier in known for later in _above(earlier, known) for line in _between(earlier, later)]
 
 
 def uneven(copies: Iterable[Copy]) -> list[str]:
@@ -131,6 +125,18 @@ def require_elsewhere(kept: Sequence[Copy], elsewhere: Iterable[Held]) -> list[s
 def _apart(kept: Sequence[Copy], others: Sequence[Copy]) -> list[str]:
     uneven_too = any(copy.role == ORDERER for copy in kept)
     return faults([*kept, *others]) + (uneven([*kept, *others]) if uneven_too else [])
+
+
+def _above(copy: Copy, known: Sequence[Copy]) -> list[Copy]:
+    """Return what a copy must not be higher than: of a database the peers that use it, else the orderers."""
+    if copy.role == ORDERER:
+        return []
+    peers = [one for one in known if copy.role == COUCHDB and one.role == PEER and _uses(one, copy)]
+    return peers or [one for one in known if one.role == ORDERER]
+
+
+def _uses(peer: Copy, database: Copy) -> bool:
+    return not database.peers or peer.name.rpartition("-")[0] in database.peers  # a pod is its set's name and a number
 
 
 def _between(earlier: Copy, later: Copy) -> list[str]:

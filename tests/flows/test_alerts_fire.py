@@ -19,6 +19,7 @@ from flows.backup_vps2 import backup_vps2
 from flows.check_backup_health import check_backup_health
 from flows.prune_snapshots import prune_snapshots
 from flows.rehearse_restores import rehearse_restores
+from flows.verify_backups import verify_backups
 from flows.verify_integrity import verify_integrity
 from gxbackup import clock
 from gxbackup.errors import UnprovenError
@@ -115,10 +116,13 @@ class Chain(Place):
     def back_up(self, flow: Callable[[], str], days_ago: float) -> None:
         """Run a backup flow on its host as on that day."""
         self.play(flow.__name__.removeprefix("backup_"))
+        self.on_that_day(flow, days_ago)
+        self.play("vps1")
+
+    def on_that_day(self, flow: Callable[[], Any], days_ago: float) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(clock, "now", lambda: self.now - timedelta(days=days_ago))
             flow()
-        self.play("vps1")
 
     def back_up_now(self) -> None:
         backup_vps1()
@@ -260,6 +264,8 @@ def test_what_is_wrong_around_the_backups_fires_its_alerts_once_each_and_they_cl
 ) -> None:
     chain.make_one_server()
     chain.back_up(backup_vps1, 16)
+    for look in (verify_backups, verify_integrity):
+        chain.on_that_day(look, 15.5)
     backup_vps1()
     rehearse_restores(["slow"])
     cluster.succeed("backend-mainnet/postgres-backup", timedelta(hours=15))
@@ -275,6 +281,8 @@ def test_what_is_wrong_around_the_backups_fires_its_alerts_once_each_and_they_cl
         "BackupCronJobOverdue",
         "BackupRemoteAlmostFull",
         "BackupStagingAlmostFull",
+        "BackupVerificationOverdue",
+        "BackupVerificationOverdue",
         "RestoreRehearsalOverdue vps1 unproven",
         "RestoreTooSlow vps1 slow",
     )
@@ -283,5 +291,7 @@ def test_what_is_wrong_around_the_backups_fires_its_alerts_once_each_and_they_cl
     cluster.succeed("backend-mainnet/postgres-backup", timedelta(hours=1))
     chain.promise("slow", rto_hours=4)
     rehearse_restores()
+    verify_backups()
+    verify_integrity()
     check_backup_health()
     chain.seen.await_firing()

@@ -64,6 +64,20 @@ def test_without_a_peer_the_state_database_is_held_against_the_orderers() -> Non
     assert heights.faults([Copy(COUCHDB, "c", {CHANNEL: 5}), Copy(ORDERER, "o", {CHANNEL: 4})]) != []
 
 
+def test_a_state_database_is_held_against_the_peers_that_use_it_and_without_a_copy_of_them_against_orderers() -> None:
+    database = Copy(COUCHDB, "c", {CHANNEL: 5}, peers=("peer0-org1",))
+    its, other = Copy(PEER, "peer0-org1-0", {CHANNEL: 4}), Copy(PEER, "peer0-org10-0", {CHANNEL: 3})
+    orderer = Copy(ORDERER, "orderer0-0", {CHANNEL: 4})
+
+    assert heights.faults([database, other]) == []
+    assert heights.faults([database, its, other, orderer]) == [
+        "channel gxchannel: couchdb c is at height 5, peer peer0-org1-0 only at 4"
+    ]
+    assert heights.faults([database, other, orderer]) == [
+        "channel gxchannel: couchdb c is at height 5, orderer orderer0-0 only at 4"
+    ]
+
+
 def test_copies_are_read_from_the_manifests_of_all_three_and_from_no_other_data_type() -> None:
     def artifact(kind: str, name: str, **settings: str) -> Artifact:
         return Artifact(
