@@ -14,6 +14,7 @@ from site_tree import make_website
 from flows.restore_website import restore_website
 from gxbackup.model import Manifest
 from tasks import host
+from tests import small_disks as disks
 from tests.prefect_server import serving_flows
 
 
@@ -105,3 +106,10 @@ def place(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     made.stop()
     for cached in (host.inventory, host.remote, host.host):
         cached.cache_clear()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real ext4 of 24 MiB."""
+    with disks.small_disk(tmp_path / "disk", 24 * 1024**2) as disk:
+        yield disk

@@ -52,13 +52,6 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(recipes, name, quick)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real ext4 of 24 MiB."""
-    with disks.small_disk(tmp_path / "disk", 24 * 1024**2) as disk:
-        yield disk
-
-
 def test_no_room_in_staging_is_known_before_the_work(place: Place, small_disk: Path) -> None:
     place.staging = small_disk
     place.play("vps1")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from pydantic import JsonValue
@@ -47,6 +48,15 @@ def host(postgres: Protected) -> Host:
     return host_with(pod=postgres.place())
 
 
+@pytest.fixture
+def scratch_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give scratch servers a folder of this test's own: others may run at the same time."""
+    with TemporaryDirectory(prefix="gx-test-scratch-", dir="/var/tmp") as made:
+        Path(made).chmod(0o711)
+        monkeypatch.setattr(scratch, "FOLDER", Path(made))
+        yield Path(made)
+
+
 @contextmanager
 def database(postgres: Protected, name: str, sql: str) -> Iterator[None]:
     postgres.psql(f"CREATE DATABASE {name}")
@@ -61,9 +71,11 @@ def capture_of(host: Host, name: str) -> Capture:
     return next(each for each in SOURCE.collect(host, "pg") if each.settings.get("database") == name)
 
 
-def test_every_database_is_captured_and_comes_back_equal_on_a_scratch_server(host: Host, tmp_path: Path) -> None:
+def test_every_database_is_captured_and_comes_back_equal_on_a_scratch_server(
+    host: Host, tmp_path: Path, scratch_folder: Path
+) -> None:
     opened = backed_up(SOURCE, host, tmp_path / "plain")
-    left = scratch.FOLDER / f"{scratch.PREFIX}of-a-killed-rehearsal"
+    left = scratch_folder / f"{scratch.PREFIX}of-a-killed-rehearsal"
     left.mkdir()
     (left / ".in-use").touch()
 
@@ -87,7 +99,7 @@ def test_every_database_is_captured_and_comes_back_equal_on_a_scratch_server(hos
     assert any(line.startswith("app: evidence equal: 5 tables with 442 rows") for line in said)
     assert any(line.startswith("bytes: evidence equal: 1 tables with 1 rows") for line in said)
     assert [line for line in said if line.startswith(f"{ODD}: evidence equal")]
-    assert list(scratch.FOLDER.glob(f"{scratch.PREFIX}*")) == []
+    assert [*scratch_folder.iterdir()] == []
 
 
 def test_unchanged_content_has_the_same_name_and_changed_content_another(postgres: Protected, host: Host) -> None:
@@ -141,7 +153,9 @@ def test_a_rehearsal_without_room_to_unpack_says_so(
         SOURCE.rehearse(host, work_of(SOURCE, opened, tmp_path))
 
 
-def test_a_rehearsal_names_the_first_difference_and_leaves_nothing(host: Host, tmp_path: Path) -> None:
+def test_a_rehearsal_names_the_first_difference_and_leaves_nothing(
+    host: Host, tmp_path: Path, scratch_folder: Path
+) -> None:
     opened = backed_up(SOURCE, host, tmp_path / "plain", only="app")
     artifact = only(opened, "app").artifact
     tables = {**artifact.evidence["tables"], "public.account": 101}  # type: ignore[dict-item]
@@ -151,7 +165,7 @@ def test_a_rehearsal_names_the_first_difference_and_leaves_nothing(host: Host, t
     with pytest.raises(IntegrityError, match="database 'app': table public.account: expected 101, seen 100"):
         SOURCE.rehearse(host, work_of(SOURCE, lying, tmp_path))
 
-    assert list(scratch.FOLDER.glob(f"{scratch.PREFIX}*")) == []
+    assert [*scratch_folder.iterdir()] == []
 
 
 def test_a_scratch_server_is_refused_without_programs_or_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
