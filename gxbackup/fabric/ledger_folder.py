@@ -16,6 +16,7 @@ from gxbackup.adapters import volumes
 from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.container_folder import container_folder
 from gxbackup.adapters.host import Host
+from gxbackup.adapters.pod_mounts import innermost
 from gxbackup.errors import SetupError, SourceMissingError
 from gxbackup.fabric import layout as files
 from gxbackup.frozen_copy import OURS, FrozenCopy
@@ -82,15 +83,13 @@ def seen_in_containers(pod: Pod, role: str) -> AbstractContextManager[Path]:
 def home_of(pod: Pod, role: str) -> Home:
     """Return the claim that a pod's ledger lies on. Raises: SourceMissingError where it is none, or none is told."""
     production = files.PRODUCTION[role]
-    covering = [mount for mount in pod.mounts if f"{production}/".startswith(f"{mount.folder.rstrip('/')}/")]
-    # What is mounted further in hides what is mounted further out.
-    innermost = max(covering, key=lambda mount: (len(mount.folder.rstrip("/")), mount.claim is not None), default=None)
-    if innermost is None or innermost.claim is None or innermost.sub_path is None:
-        seen = ", ".join(f"{mount.claim or 'no claim'} at {mount.folder}" for mount in covering) or "none"
+    over = innermost(pod.mounts, production)
+    if over is None or over.claim is None or over.sub_path is None:
+        seen = f"{over.claim or 'no claim'} at {over.folder}" if over else "none"
         what = f"pod {pod.namespace}/{pod.name}: expected a claim at {production}, seen {seen}"
         raise SourceMissingError(what)
-    within = production.removeprefix(innermost.folder.rstrip("/")).strip("/")
-    return Home(claim=innermost.claim, below="/".join(part for part in (innermost.sub_path, within) if part))
+    within = production.removeprefix(over.folder.rstrip("/")).strip("/")
+    return Home(claim=over.claim, below="/".join(part for part in (over.sub_path, within) if part))
 
 
 def frozen_copy(folder: Path, role: str, read_through: str = CLAIM) -> FrozenCopy:

@@ -18,8 +18,14 @@ class LedgerSet:
         self._namespace = namespace
         self._name = name
         self._pod = pod
+        number = pod.removeprefix(f"{name}-")
+        if not number.isdigit():
+            raise RestoreRefusedError(
+                f"{pod}: expected a pod of statefulset {name}, named {name}-0, seen another name",
+                "`--mode scratch` proves the copy; RECOVER.md of its snapshot says how to unpack its files",
+            )
         # Pods are numbered from 0, and a set has those with the lowest numbers.
-        self._least = int(pod.rpartition("-")[2]) + 1
+        self._least = int(number) + 1
 
     def replicas(self) -> int:
         """Return how many pods it has now: none where somebody stopped it."""

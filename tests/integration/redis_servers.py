@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from typing import Any
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.ports import Place
 from gxbackup.redis.server import RedisServer
+from gxbackup.sources.redis import Redis
 
 PASSWORD_VARIABLE = "REDIS_PASSWORD"
 TIMEOUT_SECONDS = 30
@@ -107,3 +108,25 @@ class LocalRedis:
     def forget(self) -> None:
         self.stop()
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+@contextmanager
+def making_servers(folder: Path) -> Iterator[Callable[..., LocalRedis]]:
+    """Give what makes and starts servers below a folder; all are stopped with the block."""
+    made: list[LocalRedis] = []
+
+    def make(*settings: str, name: str = "redis", password: str = "") -> LocalRedis:
+        made.append(LocalRedis(folder / name, *settings, password=password))
+        made[-1].start()
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for one in made:
+            one.stop()
+
+
+def source(redis: LocalRedis, **settings: Any) -> Redis:
+    """Return the source of a server that plays the pod."""
+    return Redis(namespace="backend", pod="redis-0", port=redis.port, **settings)

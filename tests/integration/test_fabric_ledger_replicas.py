@@ -10,6 +10,7 @@ import pytest
 
 from gxbackup.errors import RestoreError, RestoreRefusedError
 from gxbackup.fabric import layout as files
+from gxbackup.fabric.ledger_set import LedgerSet
 from gxbackup.sources import ledger
 from gxbackup.sources.base import Work
 from tests import fabric_network
@@ -132,3 +133,8 @@ def test_a_set_that_starts_without_the_restored_pod_is_no_success(
 
     assert mark.exists()
     assert (peers.cluster.volumes["peer-1"] / files.CHAINS["peer"]).is_dir()
+
+
+def test_a_pod_that_its_set_did_not_number_is_told_in_one_line(peers: Nodes) -> None:
+    with pytest.raises(RestoreRefusedError, match="peer0-7c9f: expected a pod of statefulset peer0-org1"):
+        LedgerSet(peers.cluster.host().cluster, "fabric", "peer0-org1", "peer0-7c9f")

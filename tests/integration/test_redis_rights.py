@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from gxbackup.errors import CollectError
-from gxbackup.sources.redis import Redis
 from tests.crypto_files import identity
-from tests.integration.redis_servers import LocalRedis
+from tests.integration.redis_servers import LocalRedis, making_servers, source
 
 SECRET = "hunter2"
 
@@ -20,20 +19,8 @@ SECRET = "hunter2"
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Any]:
     """Make servers of a test's own."""
-    made: list[LocalRedis] = []
-
-    def make(*settings: str, name: str = "redis", password: str = "") -> LocalRedis:
-        made.append(LocalRedis(tmp_path / name, *settings, password=password))
-        made[-1].start()
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.stop()
-
-
-def source(redis: LocalRedis, **settings: Any) -> Redis:
-    return Redis(namespace="backend", pod="redis-0", port=redis.port, **settings)
+    with making_servers(tmp_path) as make:
+        yield make
 
 
 def test_where_an_acl_forbids_config_the_file_that_is_named_is_taken(own: Any, tmp_path: Path) -> None:

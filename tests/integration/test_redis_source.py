@@ -32,7 +32,7 @@ from gxbackup.redis import restore, swap
 from gxbackup.redis.swap import DataFiles
 from gxbackup.sources.base import Opened, Work
 from gxbackup.sources.redis import Redis
-from tests.integration.redis_servers import LocalRedis
+from tests.integration.redis_servers import LocalRedis, making_servers, source
 
 SECRET = "hunter2 'with\"quotes$"
 FILES = DataFiles("dump.rdb", False, "appendonlydir", "appendonly.aof")
@@ -58,20 +58,8 @@ def redis(shared: LocalRedis) -> LocalRedis:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Any]:
     """Make servers that a test may stop, kill and starve."""
-    made: list[LocalRedis] = []
-
-    def make(*settings: str, name: str = "redis") -> LocalRedis:
-        made.append(LocalRedis(tmp_path / name, *settings))
-        made[-1].start()
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.stop()
-
-
-def source(redis: LocalRedis, **settings: Any) -> Redis:
-    return Redis(namespace="backend", pod="redis-0", port=redis.port, **settings)
+    with making_servers(tmp_path) as make:
+        yield make
 
 
 def taken(redis: LocalRedis, **settings: Any) -> tuple[Capture, bytes, StreamEnd]:
