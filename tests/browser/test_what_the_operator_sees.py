@@ -23,6 +23,8 @@ from tests.browser.screen import Screen, ask, opened
 
 PICTURES = PROJECT / "docs" / "pictures"
 RCLONE = str(Path(sys.executable).parent / "rclone")
+# So long a server waits for SQLite's lock before it answers 503.
+_WAITS_FOR_SQLITE_SECONDS = 60
 STEPS = ("collect website", "compress website: website.tar", "checksum website: website.tar", "upload website",
          "verify website")  # fmt: skip
 
@@ -96,16 +98,33 @@ def newest_run(estate: Estate, name: str) -> dict[str, Any] | None:
 
 
 def await_run(estate: Estate, name: str, state: str, seconds: float = 180) -> str:
-    """Return the id of a deployment's newest run once it is in a state."""
+    """Return the id of a deployment's newest run once it is in a state; AssertionError with what all runs say."""
 
     def reached() -> bool:
         run = newest_run(estate, name)
         return run is not None and run["state_name"] == state
 
-    await_condition(f"{name} {state}", reached, seconds)
+    try:
+        await_condition(f"{name} {state}", reached, seconds)
+    except TimeoutError as error:
+        raise AssertionError(f"{error}\n{told_by_all_runs(estate)}") from None
     run = newest_run(estate, name)
     assert run is not None
     return str(run["id"])
+
+
+def told_by_all_runs(estate: Estate) -> str:
+    """Return each run that was started, with its state and the last lines of its log."""
+    told = []
+    for run in api(estate, "/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"}):
+        if run["auto_scheduled"]:
+            continue
+        asked = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_DESC", "limit": 10}
+        lines = [f"  {line['timestamp']} {line['message']}" for line in reversed(api(estate, "/logs/filter", asked))]
+        state = run["state"] or {}
+        told.append(f"{run['id']} {run['name']}: {run['state_name']} {state.get('message')}")
+        told += [f"  expected {run['expected_start_time']}, state since {state.get('timestamp')}", *lines]
+    return "\n".join(told)
 
 
 def keep_picture(screen: Screen, name: str) -> None:
@@ -116,13 +135,17 @@ def keep_picture(screen: Screen, name: str) -> None:
 
 
 def insist(what: str, act: Callable[[], None], done: Callable[[], bool]) -> None:
-    """Do as a person does where nothing happened: once more. A busy server on SQLite answers a click with 503."""
-    for _ in range(5):
+    """
+    Do as a person does where nothing happened: once more. A busy server on SQLite answers a click with 503.
+
+    Not before that answer can have come: a second run of a restore would wait for the first, which waits for approval.
+    """
+    for _ in range(3):
         act()
         with suppress(TimeoutError):
-            await_condition(what, done, 10)
+            await_condition(what, done, _WAITS_FOR_SQLITE_SECONDS + 30)
             return
-    raise AssertionError(f"{what}: done five times, to no effect")
+    raise AssertionError(f"{what}: done three times, to no effect")
 
 
 def pause_restore(estate: Estate, screen: Screen) -> str:
