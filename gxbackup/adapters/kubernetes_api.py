@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 CALL_TIMEOUT_SECONDS = 60
+# The package itself is there at once: what is behind its names is loaded where they are first used.
+_SLOW_PART = "kubernetes.client.api.core_v1_api"
 
 
 def load_ahead() -> threading.Thread:
     """Begin to import the client beside what goes on, and return the thread that does; nobody need wait for it."""
-    thread = threading.Thread(target=importlib.import_module, args=("kubernetes.client",), name="import", daemon=True)
+    thread = threading.Thread(target=importlib.import_module, args=(_SLOW_PART,), name="import", daemon=True)
     thread.start()
     return thread
 

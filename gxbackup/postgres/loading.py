@@ -33,21 +33,23 @@ _QUICK = "-c synchronous_commit=off"
 # Files of the log are written to before they are read: PostgreSQL 12 and later need not fill them with zeros first.
 _UNFILLED = " -c wal_init_zero=off"
 UNFILLED_SINCE = 12
-_LIST = 'exec pg_restore --list "$1" >/dev/null'
 _PREFIX = "gx-restore."
 # What a killed restore left is ours to remove: only one restore to a server is on at a time.
 _PREPARE = """umask 077; cd "${TMPDIR:-/tmp}" || exit
 find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && mktemp -d "$PWD/$1XXXXXXXX" && nproc &&
 df -Pk "$2" && df -Pk ."""
-_KEEP = 'cat >"$1"'
 # `Filesystem 1024-blocks Used Available Capacity Mounted on`; the first and the last may hold spaces.
 _DISK = re.compile(r" (\d+) +\d+ +(\d+) +\S+ +(/.*)$")
 # pg_restore stops reading behind what it was asked for.
 _STREAMED = '"$@" && exec cat >/dev/null'
 # `3436; 0 0 COMMENT - DATABASE app app`, `3435; 1262 16386 DATABASE - app app`: numbers, kind, what it is about.
-_ABOUT_THE_DATABASE = r"""list=$2; pg_restore --list --create "$1" >"$list" &&
-grep -E '^[0-9]+; [0-9]+ [0-9]+ ((ACL|COMMENT|SECURITY LABEL) - )?DATABASE ' "$list" >"$list.database" &&
-pg_restore --create --use-list="$list.database" --file=- "$1" """
+_ABOUT_THE_DATABASE = r"""pg_restore --list --create "$1" >"$1.list" &&
+grep -E '^[0-9]+; [0-9]+ [0-9]+ ((ACL|COMMENT|SECURITY LABEL) - )?DATABASE ' "$1.list" >"$1.database" &&
+pg_restore --create --use-list="$1.database" --file=- "$1" """
+_KEEP = f'cat >"$1" && {_ABOUT_THE_DATABASE}'
+# Of a database with nothing in it: a folder of one's own, gone with the command.
+_KEEP_NOWHERE = f"""umask 077; folder=$(mktemp -d "${{TMPDIR:-/tmp}}/$1XXXXXXXX") || exit
+trap 'rm -rf "$folder"' EXIT; set -- "$folder/archive"; {_KEEP}"""
 _TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTALL)
 
 
@@ -79,7 +81,8 @@ def load(server: Server, file: PackedFile, database: str, table: str | None, roo
              f"--dbname={connection(database)}"]  # fmt: skip
     with _prepared(server, file, room) as (folder, jobs, has_room):
         is_whole = has_room and (jobs > STREAMED_JOBS or server.reads_our_files)
-        there = _put(server, file, folder) if is_whole else _put_beginning(server, file, folder, has_room=has_room)
+        there = f"{folder}/archive"
+        about = _put(server, file, there) if is_whole else _put_beginning(server, file, there, has_room=has_room)
         if table is not None:
             schema, name = _parts(table)
             server.run([*words, "--section=pre-data", there], timeout_seconds=TIMEOUT_SECONDS)
@@ -92,13 +95,12 @@ def load(server: Server, file: PackedFile, database: str, table: str | None, roo
             _load_rows(server, [*words, "--section=pre-data", "--section=data"], file, None)
             # What is left is made of what is loaded now: the archive's list is enough for that.
             server.run([*words, "--section=post-data", f"--jobs={jobs}", there], timeout_seconds=TIMEOUT_SECONDS)
-        return _about(server, there, folder)
+        return about
 
 
-def about(server: Server, file: PackedFile, room: Room) -> str:
+def about(server: Server, file: PackedFile) -> str:
     """Return just the SQL that belongs to the captured database itself, as `load` does; loads nothing."""
-    with _prepared(server, file, room) as (folder, _, has_room):
-        return _about(server, _put_beginning(server, file, folder, has_room=has_room), folder)
+    return _put_with(server, file, _KEEP_NOWHERE, _PREFIX)
 
 
 def disks(server: Server, folders: Sequence[str]) -> list[Disk]:
@@ -118,11 +120,6 @@ def _disk(told: str) -> tuple[int, int, str]:
     if found is None:
         raise CollectError(f"df -Pk: expected a disk's size, room and folder, seen {told!r}")
     return int(found[1]) * 1024, int(found[2]) * 1024, found[3]
-
-
-def _about(server: Server, there: str, folder: str) -> str:
-    script = server.run(["sh", "-c", _ABOUT_THE_DATABASE, "sh", there, f"{folder}/list"])
-    return "".join(f"{statement};\n" for statement in of_database(script))
 
 
 @contextmanager
@@ -152,21 +149,31 @@ def _prepared(server: Server, file: PackedFile, room: Room) -> Iterator[tuple[st
             server.place.run(["rm", "-rf", folder], timeout_seconds=600)
 
 
-def _put(server: Server, file: PackedFile | Path, folder: str) -> str:
-    """Unpack a file into a folder of the place, and return its path there."""
-    path = f"{folder}/archive"
+def _put(server: Server, file: PackedFile | Path, there: str) -> str:
+    """Unpack an archive to a path of the place, and return the SQL that belongs to the captured database itself."""
     if server.reads_our_files and isinstance(file, PackedFile):
-        file.unpack(Path(path))
-    else:
-        server.place.write(["sh", "-c", _KEEP, "sh", path], file, timeout_seconds=TIMEOUT_SECONDS)
-    return path
+        file.unpack(Path(there))
+        return _statements(server.run(["sh", "-c", _ABOUT_THE_DATABASE, "sh", there]))
+    return _put_with(server, file, _KEEP, there)
 
 
-def _put_beginning(server: Server, file: PackedFile, folder: str, *, has_room: bool) -> str:
+def _put_with(server: Server, file: PackedFile | Path, line: str, word: str) -> str:
+    try:
+        words = server.argv(["sh", "-c", line, "sh", word])
+        return _statements(server.place.write(words, file, timeout_seconds=TIMEOUT_SECONDS).text())
+    except CommandError as error:
+        raise explained(error) from None
+
+
+def _statements(script: str) -> str:
+    return "".join(f"{statement};\n" for statement in of_database(script))
+
+
+def _put_beginning(server: Server, file: PackedFile, there: str, *, has_room: bool) -> str:
     """
     Put there what holds an archive's list, and all of its data only where the list is that long and there is room.
 
-    Raises: RestoreRefusedError where there is none; CommandError with pg_restore's own words.
+    Returns what `_put` does. Raises: RestoreRefusedError where there is none; CommandError with pg_restore's own words.
     """
     for size_bytes in BEGINNINGS_BYTES:
         if file.plain_size_bytes <= size_bytes:
@@ -174,20 +181,18 @@ def _put_beginning(server: Server, file: PackedFile, folder: str, *, has_room: b
         with tempfile.NamedTemporaryFile(dir=file.path.parent) as beginning:
             beginning.write(file.beginning(size_bytes))
             beginning.flush()
-            path = _put(server, Path(beginning.name), folder)
-        try:
-            server.run(["sh", "-c", _LIST, "sh", path], timeout_seconds=600)
-            return path
-        except CommandError as error:
-            if TOO_SHORT not in error.message:
-                raise
+            try:
+                return _put(server, Path(beginning.name), there)
+            except CommandError as error:
+                if TOO_SHORT not in error.message:
+                    raise
     if not (has_room or file.plain_size_bytes <= BEGINNINGS_BYTES[-1]):
         raise RestoreRefusedError(
             f"{server.place.name}: {file.path.name}: expected its list in its first {BEGINNINGS_BYTES[-1]} bytes, or "
             f"room for all of its {file.plain_size_bytes} bytes in the place's /tmp, seen neither",
             "make room there, or let TMPDIR of that container name a larger disk",
         )
-    return _put(server, file, folder)
+    return _put(server, file, there)
 
 
 def _load_rows(server: Server, words: Sequence[str], file: PackedFile, there: str | None) -> None:

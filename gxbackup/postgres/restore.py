@@ -97,7 +97,7 @@ class Restore:
                 reserve.take(self.server, self.seen.data_directory)
             home = self._meanwhile([*names, *names.values()], made)
             making.make_roles(self.server, self.home, new, self.tablespace_folder)
-            properties += [loading.about(self.server, one.file, self._room(wanted)) for one in bare]
+            properties += [loading.about(self.server, one.file) for one in bare]
             for done, archive in enumerate(wanted):
                 beside = beside_name(self.to or archive.database)
                 made.append(beside)

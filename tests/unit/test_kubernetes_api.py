@@ -11,7 +11,7 @@ import sys
 from gxbackup.adapters.kubernetes_api import load_ahead
 assert "kubernetes" not in sys.modules
 load_ahead().join()
-print("kubernetes.client" in sys.modules)
+print("kubernetes.client.api.core_v1_api" in sys.modules)
 """
 
 
