@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Restore:
         Raises: RestoreRefusedError for an older server, a missing extension, no room, a name that is taken.
         """
         there = self.seen.databases
-        wanted, bare = self._wanted()
+        wanted, bare = self._wanted
         new = self._new_roles(wanted)
         self._refuse(wanted, bare, new)
         lines = _told_bare(bare)
@@ -85,7 +86,7 @@ class Restore:
         Raises: RestoreError, IntegrityError (evidence differs), RestoreRefusedError. Where the server does not answer
         when the names were just exchanged, the RestoreError says that the outcome is unknown, and nothing is dropped.
         """
-        wanted, bare = self._wanted()
+        wanted, bare = self._wanted
         said = _told_bare(bare)
         new = self._new_roles(wanted)
         self._refuse(wanted, bare, new)
@@ -129,7 +130,7 @@ class Restore:
         """Return the live databases that `apply` would replace."""
         if self.to is not None:
             return []
-        return sorted(archive.database for archive in self._wanted()[0] if archive.database in self.seen.databases)
+        return sorted(archive.database for archive in self._wanted[0] if archive.database in self.seen.databases)
 
     def _untouched(self, error: CommandError) -> RestoreError:
         hint = f"{self.label}: nothing live was touched"
@@ -145,8 +146,9 @@ class Restore:
             making.make_home(self.server, self.home)
         return home or HOME
 
+    @cached_property
     def _wanted(self) -> tuple[list[Archive], list[Archive]]:
-        """Return the archives to put back, and those with nothing but settings and grants of their database."""
+        """The archives to put back, and those with nothing but settings and grants of their database; asked once."""
         if self.to is not None:
             if self.to in self.seen.databases:
                 raise RestoreRefusedError(f"database {self.to!r}: expected none of that name, seen one")
