@@ -35,9 +35,10 @@ _UNFILLED = " -c wal_init_zero=off"
 UNFILLED_SINCE = 12
 _PREFIX = "gx-restore."
 # What a killed restore left is ours to remove: only one restore to a server is on at a time.
-_PREPARE = """umask 077; cd "${TMPDIR:-/tmp}" || exit
-find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && mktemp -d "$PWD/$1XXXXXXXX" && nproc &&
-df -Pk "$2" && df -Pk ."""
+_MAKE_FOLDER = """umask 077; cd "${TMPDIR:-/tmp}" || exit
+find . -maxdepth 1 -name "$1*" -exec rm -rf {} + && folder=$(mktemp -d "$PWD/$1XXXXXXXX") || exit
+"""
+_PREPARE = _MAKE_FOLDER + 'echo "$folder" && nproc && df -Pk "$2" && df -Pk .'
 # `Filesystem 1024-blocks Used Available Capacity Mounted on`; the first and the last may hold spaces.
 _DISK = re.compile(r" (\d+) +\d+ +(\d+) +\S+ +(/.*)$")
 # pg_restore stops reading behind what it was asked for.
@@ -47,9 +48,10 @@ _ABOUT_THE_DATABASE = r"""pg_restore --list --create "$1" >"$1.list" &&
 grep -E '^[0-9]+; [0-9]+ [0-9]+ ((ACL|COMMENT|SECURITY LABEL) - )?DATABASE ' "$1.list" >"$1.database" &&
 pg_restore --create --use-list="$1.database" --file=- "$1" """
 _KEEP = f'cat >"$1" && {_ABOUT_THE_DATABASE}'
-# Of a database with nothing in it: a folder of one's own, gone with the command.
-_KEEP_NOWHERE = f"""umask 077; folder=$(mktemp -d "${{TMPDIR:-/tmp}}/$1XXXXXXXX") || exit
-trap 'rm -rf "$folder"' EXIT; set -- "$folder/archive"; {_KEEP}"""
+# All at once, of a small one: kept in a folder that goes with the command, loaded where pg_restore's words follow.
+_KEEP_BRIEFLY = f"""{_MAKE_FOLDER}trap 'rm -rf "$folder"' EXIT; shift
+cat >"$folder/archive" && {{ [ $# = 0 ] || "$@" "$folder/archive" >&2; }} && set -- "$folder/archive" &&
+{_ABOUT_THE_DATABASE}"""
 _TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTALL)
 
 
@@ -79,6 +81,8 @@ def load(server: Server, file: PackedFile, database: str, table: str | None, roo
     options = _QUICK + (_UNFILLED if room.version >= UNFILLED_SINCE else "")
     words = ["env", f"PGOPTIONS={options}", "pg_restore", "--exit-on-error", "--no-password",
              f"--dbname={connection(database)}"]  # fmt: skip
+    if table is None and file.plain_size_bytes <= BEGINNINGS_BYTES[0] and not server.reads_our_files:
+        return _put_with(server, file, _KEEP_BRIEFLY, _PREFIX, *words)
     with _prepared(server, file, room) as (folder, jobs, has_room):
         is_whole = has_room and (jobs > STREAMED_JOBS or server.reads_our_files)
         there = f"{folder}/archive"
@@ -100,7 +104,7 @@ def load(server: Server, file: PackedFile, database: str, table: str | None, roo
 
 def about(server: Server, file: PackedFile) -> str:
     """Return just the SQL that belongs to the captured database itself, as `load` does; loads nothing."""
-    return _put_with(server, file, _KEEP_NOWHERE, _PREFIX)
+    return _put_with(server, file, _KEEP_BRIEFLY, _PREFIX)
 
 
 def disks(server: Server, folders: Sequence[str]) -> list[Disk]:
@@ -157,10 +161,10 @@ def _put(server: Server, file: PackedFile | Path, there: str) -> str:
     return _put_with(server, file, _KEEP, there)
 
 
-def _put_with(server: Server, file: PackedFile | Path, line: str, word: str) -> str:
+def _put_with(server: Server, file: PackedFile | Path, line: str, *words: str) -> str:
     try:
-        words = server.argv(["sh", "-c", line, "sh", word])
-        return _statements(server.place.write(words, file, timeout_seconds=TIMEOUT_SECONDS).text())
+        program = server.argv(["sh", "-c", line, "sh", *words])
+        return _statements(server.place.write(program, file, timeout_seconds=TIMEOUT_SECONDS).text())
     except CommandError as error:
         raise explained(error) from None
 

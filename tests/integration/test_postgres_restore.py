@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -220,8 +221,10 @@ def test_without_room_for_the_file_the_archive_is_streamed(
     ("tmp_disk_kib", "processors", "is_copied"), [(2**40, 4, False), (2**40 - 1, 4, True), (2**40 - 1, 2, False)]
 )
 def test_an_archive_is_copied_only_where_it_is_read_in_parallel_and_the_servers_own_disk_keeps_the_room_it_needs(
-    postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, tmp_disk_kib: int, processors: int, is_copied: bool
-) -> None:
+    postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_disk_kib: int, processors: int, is_copied: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(loading, "BEGINNINGS_BYTES", (1000, 100_000))
     archive = only(held, LIVE)
     enough_for_the_databases = 2 * int(str(archive.artifact.evidence["size_bytes"])) + loading.SPARE_BYTES
     free_kib = (enough_for_the_databases + archive.artifact.plain_size_bytes // 2) // 1024
@@ -240,6 +243,28 @@ def test_an_archive_is_copied_only_where_it_is_read_in_parallel_and_the_servers_
     asked = (tmp_path / "asked").read_text()
     assert f"--jobs={processors} " in asked
     assert ("--section=post-data" not in asked) == is_copied
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_small_archive_is_loaded_by_one_command_that_leaves_nothing_there(
+    postgres: Protected, held: tuple[Opened, ...], tmp_path: Path, status: int
+) -> None:
+    left = postgres.tmp / "gx-restore.killed"
+    left.mkdir()
+    loads = f'case "$*" in *--dbname=*) [ {status} = 0 ] || exit {status};; esac'
+    place = with_programs(
+        postgres, tmp_path,
+        pg_restore=f'echo "$@" >>{tmp_path}/asked; {loads}; exec {programs()}/pg_restore "$@"',
+    )  # fmt: skip
+
+    with nullcontext() if status == 0 else pytest.raises(RestoreError, match="seen exit status 1"):
+        SOURCE.apply(host_with(pod=place), work_of(SOURCE, held, tmp_path))
+
+    (loaded,) = [line for line in (tmp_path / "asked").read_text().splitlines() if "--dbname=" in line]
+    assert "--section=" not in loaded
+    assert list(postgres.tmp.glob("gx-restore.*")) == []
+    assert beside_name(LIVE) not in postgres.databases()
+    assert count(postgres, "account") == 100
 
 
 def test_an_archive_whose_list_is_too_long_is_not_put_where_there_is_no_room_for_it(
