@@ -7,11 +7,12 @@ Until that transaction nothing live is touched; it is all or nothing, also where
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
@@ -22,6 +23,9 @@ from gxbackup.postgres.script import NewRoles, lacking
 from gxbackup.postgres.server import Server, major, quoted_name
 
 NAMES_TOLD = 10
+# What is only asked of a server takes its time on the way there.
+QUESTIONS_AT_ONCE = 4
+Answer = TypeVar("Answer")
 
 
 class Restore:
@@ -155,28 +159,29 @@ class Restore:
             if len(self.to.encode()) > NAME_BYTES:
                 raise RestoreRefusedError(f"database {self.to!r}: expected a name of at most {NAME_BYTES} bytes")
             return self.archives, []
-        wanted: list[Archive] = []
-        left: list[Archive] = []
-        for archive in self.archives:
-            bare = evidence.is_bare(archive.evidence) and archive.database in self.seen.databases
-            if not bare or (self.named and not self.is_scratch):
-                wanted.append(archive)
-                continue
-            with self.server.session(archive.database) as session:
-                bare = evidence.is_bare(evidence.take(session))
-            if bare:
-                left.append(archive)
-            else:
-                wanted.append(archive)
-        return wanted, left
+        bare = _at_once([partial(self._stays_bare, archive) for archive in self.archives])
+        both = [*zip(self.archives, bare, strict=True)]
+        return [archive for archive, is_bare in both if not is_bare], [archive for archive, is_bare in both if is_bare]
+
+    def _stays_bare(self, archive: Archive) -> bool:
+        """Tell whether there is nothing in a database, then and now, and nobody asked for it by its name."""
+        if (self.named and not self.is_scratch) or archive.database not in self.seen.databases:
+            return False
+        if not evidence.is_bare(archive.evidence):
+            return False
+        with self.server.session(archive.database) as session:
+            return evidence.is_bare(evidence.take(session))
 
     def _refuse(self, archives: Sequence[Archive], bare: Sequence[Archive], new: NewRoles) -> None:
         refusals.require_fit(self.seen, [*archives, *bare])
         refusals.require_roles(self.seen, [*archives, *bare], new.roles)
-        refusals.require_pg_restore(self.server, [*archives, *bare])
+        questions = [partial(refusals.require_pg_restore, self.server, [*archives, *bare])]
         if not self.is_scratch:
-            refusals.require_folders(self.server, self.seen, new.tablespaces)
-            refusals.require_room(self.server, self.seen, archives, new.tablespaces)
+            questions += [
+                partial(refusals.require_folders, self.server, self.seen, new.tablespaces),
+                partial(refusals.require_room, self.server, self.seen, archives, new.tablespaces),
+            ]
+        _at_once(questions)
 
     def _room(self, to_come: Sequence[Archive]) -> loading.Room:
         bytes_to_come = refusals.to_come_bytes(self.seen, to_come)
@@ -229,6 +234,13 @@ class Restore:
                     left.append(f"{kind.lower()} {name}")
         if left and isinstance(error, BackupError):
             error.hints = (*error.hints, f"left there, and dropped by the next try: {', '.join(left)}")
+
+
+def _at_once(questions: Sequence[Callable[[], Answer]]) -> list[Answer]:
+    """Ask a server several things that change nothing; raises what the first of them raises."""
+    with ThreadPoolExecutor(QUESTIONS_AT_ONCE, thread_name_prefix="question") as pool:
+        asked = [pool.submit(question) for question in questions]
+    return [each.result() for each in asked]
 
 
 def _told_bare(bare: Sequence[Archive]) -> list[str]:
