@@ -7,7 +7,7 @@ Source: design, "Formats": one folder `YYYYMMDD_HHMMSS` (UTC) per snapshot, as t
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from gxbackup.errors import IntegrityError
 
@@ -17,6 +17,8 @@ RECOVER_PAGE = "RECOVER.md"
 PACKED_SUFFIX = ".zst"
 SEALED_SUFFIX = f"{PACKED_SUFFIX}.age"
 
+# An id names a second: of runs within one second each takes the next, so that it may be so far ahead of its clock.
+NAMED_AHEAD = timedelta(seconds=2)
 _SNAPSHOT_ID = re.compile(r"\d{8}_\d{6}")
 
 

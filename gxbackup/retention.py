@@ -200,7 +200,7 @@ def _require_trust(held: Catalog, now: datetime) -> None:
                 f"seen one of {each.server} in {each.remote_dir}"
             )
     newest = max((layout.snapshot_time(each.snapshot) for each in held.snapshots), default=now)
-    if now < newest:
+    if newest > now + layout.NAMED_AHEAD:
         raise PruneRefusedError(
             f"clock: expected later than the newest snapshot of {held.server}, {newest:%Y-%m-%d %H:%M:%S} UTC, "
             f"seen {now:%Y-%m-%d %H:%M:%S} UTC",

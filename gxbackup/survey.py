@@ -113,13 +113,14 @@ def _new_id(held: Catalog, now: datetime) -> str:
     if not taken:
         return layout.snapshot_id(now)
     newest = layout.snapshot_time(max(taken))
-    if newest > now + timedelta(seconds=1):
+    following = newest + timedelta(seconds=1)
+    if following > now + layout.NAMED_AHEAD:
         raise SetupError(
             f"clock: expected later than the newest snapshot, {newest:%Y-%m-%d %H:%M:%S} UTC, "
             f"seen {now:%Y-%m-%d %H:%M:%S} UTC",
             "is this host's clock slow, or was the other one fast? `timedatectl` tells",
         )
-    return layout.snapshot_id(max(now, newest + timedelta(seconds=1)))
+    return layout.snapshot_id(max(now, following))
 
 
 def _last_good(held: Catalog, data_types: Iterable[str]) -> dict[str, Artifact]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flows.backup_vps1 import backup_vps1
-from gxbackup import clock
+from gxbackup import clock, layout
 from gxbackup.errors import BackupError, IncompleteBackupError, IntegrityError, InventoryError, RemoteError, SetupError
 from tests import small_disks as disks
 from tests.flows.conftest import Place, manifest_of
@@ -90,6 +90,19 @@ def test_a_clock_behind_the_newest_snapshot_stops_it(place: Place, monkeypatch: 
         backup_vps1()
 
     assert place.files() == before
+
+
+def test_three_backups_within_one_second_are_named_one_after_the_other_and_pruned(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = datetime.now(UTC).replace(microsecond=0)
+    monkeypatch.setattr(clock, "now", lambda: began)
+
+    for _ in range(3):
+        backup_vps1()
+
+    named = [layout.snapshot_id(began + timedelta(seconds=number)) for number in range(3)]
+    assert sorted({Path(name).parts[1] for name in place.files()}) == named
 
 
 def test_a_clock_an_hour_ahead_of_the_prefect_server_stops_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

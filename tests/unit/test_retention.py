@@ -287,6 +287,16 @@ def test_a_clock_before_the_newest_snapshot_is_refused() -> None:
         retention.plan(shelf.catalog(), inventory(website=Promised()), day(31) - timedelta(minutes=5))
 
 
+def test_a_third_backup_within_one_second_which_is_named_two_ahead_is_pruned_after() -> None:
+    shelf = daily(Shelf(), 0, 31)
+
+    plan = retention.plan(shelf.catalog(), inventory(website=Promised()), day(31) - timedelta(seconds=2))
+
+    assert plan.kept > 1
+    with pytest.raises(PruneRefusedError, match="clock: expected later than"):
+        retention.plan(shelf.catalog(), inventory(website=Promised()), day(31) - timedelta(seconds=3))
+
+
 def test_a_backup_named_by_a_clock_far_ahead_drops_nothing_without_a_question() -> None:
     shelf = daily(Shelf(), 0, 20)
     shelf.back_up(day(2000), [Taken(SITE)])
