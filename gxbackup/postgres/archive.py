@@ -37,6 +37,10 @@ class Archive(Frozen):
         assert isinstance(create, dict)
         return create
 
+    def tables_of(self, table: str) -> list[str]:
+        """Return the tables that hold a table's rows: itself, or its partitions."""
+        return list(self.evidence.get("partitions", {}).get(table, [table]))
+
     def in_tablespaces(self) -> dict[str, int]:
         """Return how much of it lay in tablespaces of their own, by name."""
         return dict(self.evidence.get("tablespaces", {}))

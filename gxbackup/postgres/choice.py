@@ -34,8 +34,9 @@ def _wanted(artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> lis
             raise RestoreRefusedError(f"point {point}: `to` must name the new database", "it may not exist yet")
         for artifact in artifacts:
             name = artifact.settings.get("database")
-            tables = artifact.evidence.get("tables")
-            if point == name or (isinstance(tables, dict) and any(point == f"{name}.{table}" for table in tables)):
+            counted = [artifact.evidence.get(kind) for kind in ("tables", "partitions")]
+            tables = [table for each in counted if isinstance(each, dict) for table in each]
+            if point == name or any(point == f"{name}.{table}" for table in tables):
                 return [str(name)]
         raise RestoreRefusedError(
             f"point {point}: the snapshot holds no such database or table",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import JsonValue
+
 from gxbackup.model import Evidence
 from gxbackup.postgres.server import Session
 
@@ -15,6 +17,10 @@ _NAME = "format('%I.%I', n.nspname, c.relname)"
 # A partitioned table is the sum of its partitions; a materialized view is made anew by a restore.
 _ROWS = f"""SELECT format('SELECT %L, count(*) FROM ONLY %I.%I', {_NAME}, n.nspname, c.relname)
   {RELATIONS} WHERE c.relkind = 'r' AND {USERS} ORDER BY 1 \\gexec"""  # noqa: S608 - of constants; the server quotes the names
+_PARTITIONS = f"""SELECT {_NAME}, format('%I.%I', leaf_schema.nspname, leaf.relname)
+  {RELATIONS} CROSS JOIN LATERAL pg_partition_tree(c.oid) t JOIN pg_class leaf ON leaf.oid = t.relid
+  JOIN pg_namespace leaf_schema ON leaf_schema.oid = leaf.relnamespace
+  WHERE c.relkind = 'p' AND leaf.relkind = 'r' AND {USERS} ORDER BY 1, 2;"""
 _SEQUENCES = f"""SELECT format('SELECT %L, CASE WHEN is_called THEN last_value::numeric + %s ELSE last_value END, %s
   FROM %I.%I', {_NAME}, seqincrement, seqincrement, n.nspname, c.relname)
   {RELATIONS} JOIN pg_sequence ON seqrelid = c.oid WHERE {USERS} ORDER BY 1 \\gexec"""  # noqa: S608 - as above
@@ -90,6 +96,7 @@ def take(session: Session) -> Evidence:
         "size_bytes": int(size_bytes),
         "tablespaces": {_shown(name): int(in_it) for name, in_it in session.ask(_TABLESPACES, 2)},
         "tables": {_shown(name): int(rows) for name, rows in session.ask(_ROWS, 2)},
+        "partitions": _partitions(session),
         "sequences": {_shown(name): {"next": int(at), "step": int(step)} for name, at, step in sequences},
         "extensions": {_shown(name): version for name, version in extensions},
         "large_objects": {"count": int(count), "bytes": int(lo_bytes)},
@@ -152,6 +159,14 @@ def summary(evidence: Mapping[str, Any]) -> str:
         f"{len(tables)} tables with {sum(tables.values())} rows, {len(evidence.get('sequences', {}))} sequences, "
         f"{sum(evidence.get('objects', {}).values())} other objects, {large} large objects"
     )
+
+
+def _partitions(session: Session) -> dict[str, JsonValue]:
+    """Return the tables that hold the rows of each partitioned table."""
+    found: dict[str, list[JsonValue]] = {}
+    for name, partition in session.ask(_PARTITIONS, 2):
+        found.setdefault(_shown(name), []).append(_shown(partition))
+    return {**found}
 
 
 def _agree(kind: str, before: Any, now: Any) -> bool:

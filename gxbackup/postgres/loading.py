@@ -70,9 +70,9 @@ class Disk(Frozen):
     free_bytes: int
 
 
-def load(server: Server, file: PackedFile, database: str, table: str | None, room: Room) -> str:
+def load(server: Server, file: PackedFile, database: str, tables: Sequence[str] | None, room: Room) -> str:
     """
-    Read an archive into an empty database and stop at the first error; with a table: all definitions, just its rows.
+    Read an archive into an empty database and stop at the first error; with tables: all definitions, just their rows.
 
     The archive is copied into the place only where that leaves the server the room it needs.
     Returns the SQL that belongs to the captured database itself, under its own name: grants, settings, its comment.
@@ -81,17 +81,18 @@ def load(server: Server, file: PackedFile, database: str, table: str | None, roo
     options = _QUICK + (_UNFILLED if room.version >= UNFILLED_SINCE else "")
     words = ["env", f"PGOPTIONS={options}", "pg_restore", "--exit-on-error", "--no-password",
              f"--dbname={connection(database)}"]  # fmt: skip
-    if table is None and file.plain_size_bytes <= BEGINNINGS_BYTES[0] and not server.reads_our_files:
+    if tables is None and file.plain_size_bytes <= BEGINNINGS_BYTES[0] and not server.reads_our_files:
         return _put_with(server, file, _KEEP_BRIEFLY, _PREFIX, *words)
     with _prepared(server, file, room) as (folder, jobs, has_room):
         is_whole = has_room and (jobs > STREAMED_JOBS or server.reads_our_files)
         there = f"{folder}/archive"
         about = _put(server, file, there) if is_whole else _put_beginning(server, file, there, has_room=has_room)
-        if table is not None:
-            schema, name = _parts(table)
+        if tables is not None:
             server.run([*words, "--section=pre-data", there], timeout_seconds=TIMEOUT_SECONDS)
-            words += ["--section=data", f"--schema={schema}", f"--table={name}"]
-            _load_rows(server, words, file, there if is_whole else None)
+            # pg_restore takes every table of one of the names in any of the schemas: so one schema after the other.
+            for schema, names in _by_schema(tables).items():
+                chosen = [f"--schema={schema}", *(f"--table={name}" for name in names)]
+                _load_rows(server, [*words, "--section=data", *chosen], file, there if is_whole else None)
             return ""
         if is_whole:
             server.run([*words, f"--jobs={jobs}", there], timeout_seconds=TIMEOUT_SECONDS)
@@ -208,6 +209,14 @@ def _load_rows(server: Server, words: Sequence[str], file: PackedFile, there: st
         server.place.write(server.argv(["sh", "-c", _STREAMED, "sh", *words]), file, timeout_seconds=TIMEOUT_SECONDS)
     except CommandError as error:
         raise explained(error) from None
+
+
+def _by_schema(tables: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for table in tables:
+        schema, name = _parts(table)
+        found.setdefault(schema, []).append(name)
+    return found
 
 
 def _parts(table: str) -> tuple[str, str]:

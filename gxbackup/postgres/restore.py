@@ -50,11 +50,14 @@ class Restore:
         self.kept: list[str] = []
         self.named = bool(options.get("databases"))
         self.table = None
+        self.tables: list[str] | None = None
         self.to = None
         if options.get("point") and not self.is_scratch:
             self.to = str(options["to"])
             rest = str(options["point"])[len(self.archives[0].database) :]
             self.table = rest[1:] or None
+            if self.table is not None:
+                self.tables = self.archives[0].tables_of(self.table)
 
     def preview(self) -> list[str]:
         """
@@ -108,7 +111,7 @@ class Restore:
                 made.append(beside)
                 said += making.make_database(self.server, self.seen, archive, beside, is_scratch=self.is_scratch)
                 room = self._room(wanted[done:])
-                properties.append(loading.load(self.server, archive.file, beside, self.table, room))
+                properties.append(loading.load(self.server, archive.file, beside, self.tables, room))
                 said.append(self._compare(archive, beside))
             replaced = {name: before_name(name) for name in names.values() if name in self.seen.databases}
             properties += [f"{grant};\n" for grant in new.parameter_grants]
@@ -206,16 +209,22 @@ class Restore:
         with self.server.session(beside) as session:
             seen = evidence.take(session)
         expected = archive.evidence
-        if self.table is not None:
-            expected, seen = _one_table(expected, self.table), _one_table(seen, self.table)
+        if self.tables is not None:
+            expected, seen = _tables_of(expected, self.tables), _tables_of(seen, self.tables)
         if differs := evidence.differences(expected, seen):
             raise IntegrityError(
                 f"{self.label}: database {archive.database!r}: {differs[0]}",
                 *differs[1:NAMES_TOLD],
                 "what was restored differs from what was captured: nothing took its name",
             )
-        words = evidence.summary(archive.evidence) if self.table is None else f"table {self.table}"
-        return f"{self.to or archive.database}: evidence equal: {words}"
+        return f"{self.to or archive.database}: evidence equal: {self._compared(archive)}"
+
+    def _compared(self, archive: Archive) -> str:
+        if self.tables is None:
+            return evidence.summary(archive.evidence)
+        rows = sum(archive.evidence["tables"][name] for name in self.tables)
+        parts = "" if self.tables == [self.table] else f" in {len(self.tables)} partitions"
+        return f"table {self.table} with {rows} rows{parts}"
 
     def _undo(self, made: Sequence[str], new: NewRoles, error: BaseException) -> None:
         """Drop what was made; where that fails too, the error says what is left."""
@@ -247,5 +256,5 @@ def _told_bare(bare: Sequence[Archive]) -> list[str]:
     return [f"{each.database}: nothing in it, then and now; just its settings and grants are put back" for each in bare]
 
 
-def _one_table(counted: dict[str, Any], table: str) -> dict[str, Any]:
-    return {"tables": {table: counted["tables"].get(table)}}
+def _tables_of(counted: dict[str, Any], tables: Sequence[str]) -> dict[str, Any]:
+    return {"tables": {table: counted["tables"].get(table) for table in tables}}

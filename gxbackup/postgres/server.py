@@ -30,7 +30,8 @@ export PGPASSWORD PGUSER PGCONNECT_TIMEOUT PGAPPNAME LC_ALL
 shift; exec "$@\""""
 _SETTINGS = """SET client_encoding = 'UTF8'; SET search_path = pg_catalog; SET row_security = off;
 SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET bytea_output = 'hex';
-SET standard_conforming_strings = on;"""
+SET standard_conforming_strings = on;
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';"""
 _DATABASES = """SELECT to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyid(datdba),
   'encoding_name', pg_encoding_to_char(encoding), 'tablespace', spcname,
   'size_bytes', CASE WHEN datconnlimit <> -2 THEN pg_database_size(d.oid) ELSE 0 END,

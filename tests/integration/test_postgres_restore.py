@@ -306,7 +306,7 @@ def test_one_database_or_one_table_is_put_beside_the_live_ones(
     said = [*SOURCE.apply(host, whole), *SOURCE.apply(host, table)]
 
     assert plan[-1].startswith('made beside it: database one table from "S p"."tab.le" of ')
-    assert said[-1] == 'one table: evidence equal: table "S p"."tab.le"'
+    assert said[-1] == 'one table: evidence equal: table "S p"."tab.le" with 2 rows'
     assert SOURCE.target(table) == "backend-mainnet/postgres-0 database one table"
     assert count(postgres, "transfer", "as it was") == 300
     assert count(postgres, '"S p"."tab.le"', "one table") == 2

@@ -13,6 +13,7 @@ import pytest
 
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.errors import CollectError, RestoreRefusedError
+from gxbackup.postgres.server import Server
 from gxbackup.scratch import postgres as scratch
 from gxbackup.sources.base import Opened
 from gxbackup.sources.postgres import Postgres
@@ -69,6 +70,15 @@ def test_a_newer_server_is_captured_with_its_own_programs_and_comes_back_equal(
     assert newer.psql(provider) == "bC.UTF-8"
     assert said[0].startswith("newer: evidence equal: 1 tables with 100 rows")
     assert said[0] in rehearsed
+
+
+def test_a_limit_to_how_long_a_transaction_may_last_does_not_end_a_backup(newer: Protected) -> None:
+    newer.psql("ALTER ROLE postgres SET transaction_timeout = '1h'")
+    try:
+        with Server(newer.place()).session("newer") as session:
+            assert session.value("SHOW transaction_timeout;") == "0"
+    finally:
+        newer.psql("ALTER ROLE postgres RESET transaction_timeout")
 
 
 def test_a_pg_dump_that_is_older_than_a_newer_server_is_refused_in_one_line(newer: Protected, tmp_path: Path) -> None:
