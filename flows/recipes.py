@@ -141,6 +141,7 @@ def restore_tree(
     with staging_area(f"restore-{server}") as area:
         chosen = choose(server, data_type, snapshot, area)
         where = Path(target or restoring.origin(chosen))
+        first = [] if target else restoring.not_mounted(chosen)
         key = f"restore-{data_type}"
         if mode == "scratch":
             into = restoring.scratch_directory(target)
@@ -153,11 +154,11 @@ def restore_tree(
         download(chosen, area)
         if mode == "plan":
             changes = restoring.in_words(preview(chosen, area, where))
-            tell(key, restore_page([chosen], str(where), mode, [*changes, "nothing was touched"]))
+            tell(key, restore_page([chosen], str(where), mode, [*first, *changes, "nothing was touched"]))
             return
         with exchange.prepare(where, chosen.plain_size_bytes()) as prepared:
             unpack(chosen, area, prepared)
-            page = restore_page([chosen], str(where), mode, restoring.in_words(difference(prepared, where)))
+            page = restore_page([chosen], str(where), mode, first + restoring.in_words(difference(prepared, where)))
             tell(key, page)
             approve_or_refuse(str(where), page, approve)
             with locked_by_restore(server, data_type):

@@ -27,6 +27,12 @@ def points() -> dict[Path, str]:
     return found
 
 
+def holding(path: Path) -> Path:
+    """Return the mount point that a (real) path lies on."""
+    there = points()
+    return next(folder for folder in (path, *path.parents) if folder in there or folder == folder.parent)
+
+
 def below(paths: Iterable[Path]) -> dict[Path, str]:
     """Return the mount points that lie inside these (real) paths, not the paths themselves."""
     wanted = list(paths)

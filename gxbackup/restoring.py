@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from gxbackup import checking, freshness, layout, sealing, trees
+from gxbackup import checking, freshness, layout, mounts, sealing, trees
 from gxbackup.adapters.rclone import Progress, Remote
 from gxbackup.errors import RestoreRefusedError
 from gxbackup.model import Artifact, Catalog, Frozen, HeldSnapshot
@@ -180,6 +180,15 @@ def origin(chosen: Chosen) -> str:
     if not isinstance(root, str):
         raise RestoreRefusedError(f"{chosen.data_type}: is no file tree", "this restore puts file trees back")
     return root
+
+
+def not_mounted(chosen: Chosen) -> list[str]:
+    """Tell, for a restore to where it was captured, of the disk that it lay on where none is mounted there now."""
+    point = Path(str(chosen.artifacts[0].settings.get("mounted_at", "/")))
+    if point.parent == point or point in mounts.points():
+        return []
+    hidden = "what is put there now will be hidden once that is mounted"
+    return [f"its disk is not mounted: it lay on one at {point}; {hidden}. If this host has no disk for it, go on"]
 
 
 def select(catalog: Catalog, ours: Sequence[str], named: Sequence[str] | None, snapshot: str) -> list[str]:

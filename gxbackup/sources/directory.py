@@ -131,6 +131,7 @@ class Directory(Source):
                 settings={
                     "root": self.root,
                     "real_root": str(real_root),
+                    "mounted_at": str(mounts.holding(real_root)),
                     "paths": [*paths],
                     "not_entered": [*not_entered],
                     "restores": self.restores,

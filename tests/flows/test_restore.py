@@ -137,6 +137,26 @@ def test_plan_refuses_what_in_place_would_refuse(place: Place, tmp_path: Path) -
         restore(target=str(tmp_path / "no-such" / "site"))
 
 
+def test_a_disk_that_is_not_mounted_any_more_is_told_before_anything_is_put_in_its_place(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = place.site.parent
+    subprocess.run(["mount", "--bind", disk, disk], check=True)
+    try:
+        backup_vps1()
+        restore()
+        assert "not mounted" not in caplog.text
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+    restore()
+    assert caplog.text.count(f"- its disk is not mounted: it lay on one at {disk}; ") == 1
+    restore(mode="in-place", approve=True)
+    assert caplog.text.count(f"- its disk is not mounted: it lay on one at {disk}; ") > 1
+    restore(target=str(disk / "elsewhere"))
+    assert "is not mounted" not in caplog.text.rpartition("elsewhere")[2]
+
+
 def test_an_approved_restore_waits_for_the_end_of_a_running_backup(
     place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
