@@ -21,8 +21,12 @@ _PARTITIONS = f"""SELECT {_NAME}, format('%I.%I', leaf_schema.nspname, leaf.reln
   {RELATIONS} CROSS JOIN LATERAL pg_partition_tree(c.oid) t JOIN pg_class leaf ON leaf.oid = t.relid
   JOIN pg_namespace leaf_schema ON leaf_schema.oid = leaf.relnamespace
   WHERE c.relkind = 'p' AND leaf.relkind = 'r' AND {USERS} ORDER BY 1, 2;"""
-_SEQUENCES = f"""SELECT format('SELECT %L, CASE WHEN is_called THEN last_value::numeric + %s ELSE last_value END, %s
-  FROM %I.%I', {_NAME}, seqincrement, seqincrement, n.nspname, c.relname)
+_LOCKED = f"""SELECT {_NAME} {RELATIONS} WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'
+  AND n.nspname <> 'information_schema' ORDER BY 1;"""
+# New tables between the list and the snapshot make another list; where they never end, pg_dump locks the last of them.
+_LISTS = 3
+_SEQUENCES = f"""SELECT format('SELECT %L, CASE WHEN is_called THEN last_value::numeric + %s ELSE last_value END, %s, %L
+  FROM %I.%I', {_NAME}, seqincrement, seqincrement, seqcycle, n.nspname, c.relname)
   {RELATIONS} JOIN pg_sequence ON seqrelid = c.oid WHERE {USERS} ORDER BY 1 \\gexec"""  # noqa: S608 - as above
 _LARGE_OBJECTS = """SELECT (SELECT count(*) FROM pg_largeobject_metadata),
   (SELECT coalesce(sum(length(data)), 0) FROM pg_largeobject);"""
@@ -45,7 +49,8 @@ UNION ALL SELECT 'constraints', count(*) FROM pg_constraint o JOIN pg_namespace 
 UNION ALL SELECT 'triggers', count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE NOT tgisinternal AND coalesce(to_jsonb(t) ->> 'tgparentid', '0') = '0' AND {USERS}
-UNION ALL SELECT 'policies', count(*) FROM pg_policy
+UNION ALL SELECT 'policies', count(*) FROM pg_policy JOIN pg_class c ON c.oid = polrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {USERS}
 UNION ALL SELECT 'schemas', count(*) FROM pg_namespace n WHERE nspname !~ '^pg_'
   AND nspname NOT IN ('information_schema', 'public');"""  # noqa: S608 - as above
 _ROLES = """SELECT rolname, concat_ws(' ', CASE WHEN rolsuper THEN 'superuser' END,
@@ -72,23 +77,45 @@ _ONCE_MORE = ("functions", "indexes", "triggers")
 
 
 def begin(session: Session, lock_timeout_seconds: float) -> str:
-    """Begin the transaction that all evidence is taken in, and return the snapshot that pg_dump joins."""
-    session.ask(f"SET lock_timeout = {round(lock_timeout_seconds * 1000)};")
-    session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
-    return session.value("SELECT pg_export_snapshot();")
-
-
-def take(session: Session) -> Evidence:
     """
-    Count all that a database holds, in the session's transaction.
+    Begin the transaction that all evidence is taken in, and return the snapshot that pg_dump joins.
 
-    Counting locks each table against changes of its shape until the session ends, so that a dump of the same snapshot
-    meets the same tables. Sequences obey no snapshot: they may be further on in the dump, never behind.
+    Every table is locked first, against changes of its shape, until the session ends: whoever emptied and filled one
+    anew (TRUNCATE, a rewriting ALTER) behind the snapshot would leave neither the old rows in it nor the new ones.
+    Raises: CommandError where a table stays locked by others.
+    """
+    session.ask(f"SET lock_timeout = {round(lock_timeout_seconds * 1000)};")
+    tables = _tables(session)
+    tries_left = _LISTS
+    while True:
+        session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
+        if tables:
+            session.ask(f"LOCK TABLE {', '.join(f'ONLY {name}' for name in tables)} IN ACCESS SHARE MODE;")
+        snapshot = session.value("SELECT pg_export_snapshot();")
+        locked, tables = tables, _tables(session)
+        tries_left -= 1
+        if not tries_left or {*tables} <= {*locked}:
+            return snapshot
+        session.ask("COMMIT;")
+
+
+def sequences(session: Session) -> dict[str, JsonValue]:
+    """Return where each sequence is. They obey no snapshot: what is dumped later may be further on, never behind."""
+    found = session.ask(_SEQUENCES, 4)
+    return {
+        _shown(name): {"next": int(at), "step": int(step), **({"cycles": True} if cycles == "t" else {})}
+        for name, at, step, cycles in found
+    }
+
+
+def take(session: Session, seen_before: dict[str, JsonValue] | None = None) -> Evidence:
+    """
+    Count all that a database holds, in the session's transaction; with sequences as they were seen before the dump.
+
     Raises: CommandError where a table stays locked.
     """
     ((owner, encoding, size_bytes),) = session.ask(_DATABASE, 3)
     ((count, lo_bytes),) = session.ask(_LARGE_OBJECTS, 2)
-    sequences = session.ask(_SEQUENCES, 3)
     extensions = session.ask("SELECT extname, extversion FROM pg_extension ORDER BY 1;", 2)
     return {
         "owner": _shown(owner),
@@ -97,7 +124,7 @@ def take(session: Session) -> Evidence:
         "tablespaces": {_shown(name): int(in_it) for name, in_it in session.ask(_TABLESPACES, 2)},
         "tables": {_shown(name): int(rows) for name, rows in session.ask(_ROWS, 2)},
         "partitions": _partitions(session),
-        "sequences": {_shown(name): {"next": int(at), "step": int(step)} for name, at, step in sequences},
+        "sequences": sequences(session) if seen_before is None else seen_before,
         "extensions": {_shown(name): version for name, version in extensions},
         "large_objects": {"count": int(count), "bytes": int(lo_bytes)},
         "objects": {kind: int(found) for kind, found in session.ask(_OBJECTS, 2) if found != "0"},
@@ -137,6 +164,8 @@ def differences(expected: Mapping[str, Any], seen: Mapping[str, Any]) -> list[st
     ]
     for kind in _KINDS:
         before, now = expected.get(kind, {}), seen.get(kind, {})
+        if kind == "extensions" and "plpgsql" not in before:  # every new database has it; somebody dropped it there
+            now = {name: version for name, version in now.items() if name != "plpgsql"}
         if kind == "objects" and "needs_roles" not in expected:
             before = {
                 **before,
@@ -161,6 +190,10 @@ def summary(evidence: Mapping[str, Any]) -> str:
     )
 
 
+def _tables(session: Session) -> list[str]:
+    return [name for (name,) in session.ask(_LOCKED)]
+
+
 def _partitions(session: Session) -> dict[str, JsonValue]:
     """Return the tables that hold the rows of each partitioned table."""
     found: dict[str, list[JsonValue]] = {}
@@ -172,7 +205,7 @@ def _partitions(session: Session) -> dict[str, JsonValue]:
 def _agree(kind: str, before: Any, now: Any) -> bool:
     if kind == "sequences" and before and now:
         further = (now["next"] - before["next"]) * before["step"]
-        return bool(before["step"] == now["step"] and further >= 0)
+        return bool(before["step"] == now["step"] and (further >= 0 or before.get("cycles")))
     if kind == "extensions":  # a restore makes the version that the target has
         return (before is None) == (now is None)
     return bool(before == now)

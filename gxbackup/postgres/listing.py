@@ -11,6 +11,7 @@ import re
 
 from gxbackup.errors import CommandError
 from gxbackup.model import Frozen
+from gxbackup.packed import PackedFile
 from gxbackup.postgres.evidence import RELATIONS, USERS
 from gxbackup.postgres.server import Server, Session
 
@@ -18,6 +19,7 @@ from gxbackup.postgres.server import Server, Session
 BEGINNINGS_BYTES = (256 * 1024, 4 * 1024**2, 64 * 1024**2)
 NAMES_TOLD = 10
 _TIMEOUT_SECONDS = 600
+UNSUPPORTED = "unsupported version"
 TOO_SHORT = "could not read from input file"
 # pg_restore stops reading behind the list.
 _LIST = "pg_restore --list && exec cat >/dev/null"
@@ -57,6 +59,23 @@ def lacking(told: str, wanted: Expected) -> list[str]:
     if values < wanted.sequences:
         missing.append(f"the values of {wanted.sequences - values} of {wanted.sequences} sequences")
     return missing
+
+
+def is_bare(server: Server, file: PackedFile) -> bool:
+    """
+    Tell whether an archive holds nothing but what is about its database itself: its own list then names nothing.
+
+    Also true where pg_restore there is too old to say: such a restore is refused. Raises: CommandError.
+    """
+    if file.plain_size_bytes > BEGINNINGS_BYTES[0]:
+        return False
+    try:
+        told = server.run(["sh", "-c", _LIST], stdin=file.beginning(file.plain_size_bytes))
+    except CommandError as error:
+        if UNSUPPORTED in error.message:
+            return True
+        raise
+    return _ENTRY.search(told) is None
 
 
 class Listing:

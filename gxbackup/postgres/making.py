@@ -18,14 +18,24 @@ _PROVIDED_SINCE = 15
 _MAKE_FOLDER = 'mkdir -m 0700 "$1" && chown --reference="$2" "$1"'
 
 
-def make_roles(server: Server, home: str, new: NewRoles, scratch_folder: Path | None) -> None:
-    """Make roles, all or none, and tablespaces; on a scratch server their folders too, beside that one."""
+def make_roles(
+    server: Server, home: str, new: NewRoles, scratch_folder: Path | None, made: list[tuple[str, str]]
+) -> None:
+    """
+    Make roles, all or none, and tablespaces; on a scratch server their folders too, beside that one.
+
+    What it has really made is added to `made` by kind and name: one that somebody else made meanwhile is theirs.
+    """
     if new.role_statements:
         server.script(home, "BEGIN;\n" + "".join(f"{each};\n" for each in new.role_statements) + "COMMIT;\n")
+        made += [("ROLE", name) for name in new.roles]
     for folder in new.tablespaces.values() if scratch_folder else ():
         server.run(["sh", "-c", _MAKE_FOLDER, "sh", folder, str(scratch_folder)])
+    names = iter(new.tablespaces)
     for statement in new.tablespace_statements:
         server.script(home, f"{statement};\n")
+        if statement.startswith("CREATE"):
+            made.append(("TABLESPACE", next(names)))
 
 
 def make_database(server: Server, seen: Overview, archive: Archive, beside: str, *, is_scratch: bool) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from gxbackup.errors import RestoreRefusedError
 from gxbackup.postgres import loading
 from gxbackup.postgres.archive import Archive
+from gxbackup.postgres.listing import UNSUPPORTED
 from gxbackup.postgres.server import Overview, Server, major, quoted_name
 
 # What CREATE TABLESPACE asks of a folder: that it is there, the server's own, and nobody's tablespace.
@@ -43,6 +44,17 @@ def require_fit(seen: Overview, archives: Sequence[Archive]) -> None:
             )
 
 
+def require_renamable(seen: Overview, replaced: Collection[str]) -> None:
+    """Raise RestoreRefusedError where a database that is to be kept aside cannot be renamed."""
+    for name in replaced:
+        if count := seen.databases[name]["prepared"]:
+            raise RestoreRefusedError(
+                f"{seen.label}: database {name!r}: expected no prepared transaction, seen {count}",
+                "no database with one can be renamed: SELECT gid, database FROM pg_prepared_xacts; then "
+                "COMMIT PREPARED or ROLLBACK PREPARED",
+            )
+
+
 def require_roles(seen: Overview, archives: Sequence[Archive], made: Collection[str]) -> None:
     """Raise RestoreRefusedError where a database refers to a role that is neither there nor made."""
     for archive in archives:
@@ -64,7 +76,7 @@ def require_pg_restore(server: Server, archives: Sequence[Archive]) -> None:
         # Of a head alone it always complains, but of another thing where it is new enough.
         words = server.argv(["pg_restore", "--list"])
         said = server.place.run(words, timeout_seconds=60, stdin=head, check=False).complaint()
-        if "unsupported version" in said:
+        if UNSUPPORTED in said:
             raise RestoreRefusedError(
                 f"{server.place.name}: expected a pg_restore that reads the archive of {archive.database!r}, "
                 f"seen: {said}",

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import JsonValue
 
 from gxbackup.errors import BackupError, CommandError, IntegrityError, RestoreError, RestoreRefusedError
-from gxbackup.postgres import evidence, loading, making, refusals, reserve, swap
+from gxbackup.postgres import evidence, listing, loading, making, refusals, reserve, swap
 from gxbackup.postgres.archive import HOME, NAME_BYTES, Archive, before_name, beside_name
 from gxbackup.postgres.script import NewRoles, lacking
 from gxbackup.postgres.server import Server, major, quoted_name
@@ -82,6 +82,7 @@ class Restore:
                     f"replaced: {words}; now {live['size_bytes']} bytes, {live['connections']} connections, "
                     f"which are ended; it stays as {before_name(archive.database)}"
                 )
+                lines += self._replication(archive.database)
             else:
                 lines.append(f"made: {words}")
         return lines
@@ -99,12 +100,13 @@ class Restore:
         self._refuse(wanted, bare, new)
         names = {beside_name(self.to or one.database): self.to or one.database for one in wanted}
         made: list[str] = []
+        made_roles: list[tuple[str, str]] = []
         properties: list[str] = []
         try:
             if not self.is_scratch:
                 reserve.take(self.server, self.seen.data_directory)
             home = self._meanwhile([*names, *names.values()], made)
-            making.make_roles(self.server, self.home, new, self.tablespace_folder)
+            making.make_roles(self.server, self.home, new, self.tablespace_folder, made_roles)
             properties += [loading.about(self.server, one.file) for one in bare]
             for done, archive in enumerate(wanted):
                 beside = beside_name(self.to or archive.database)
@@ -117,20 +119,37 @@ class Restore:
             properties += [f"{grant};\n" for grant in new.parameter_grants]
             reserve.give_back(self.server, self.seen.data_directory)
         except BaseException as error:
-            self._undo(made, new, error)
+            self._undo(made, made_roles, error)
             if isinstance(error, CommandError):
                 raise self._untouched(error) from None
             raise
         try:
             swap.take_names(self.server, home, names, replaced, [] if self.to else properties)
         except CommandError as error:
-            self._undo(made, new, error)
+            self._undo(made, made_roles, error)
             raise self._untouched(error) from None
         if home == HOME:
             with suppress(BackupError):  # dropped by the next restore
                 making.drop_database(self.server, self.home, HOME)
         self.kept = [*replaced.values()]
-        said += [f"{name}: what was there is kept as database {old}" for name, old in replaced.items()]
+        for name, old in replaced.items():
+            said += [f"{name}: what was there is kept as database {old}", *self._replication(name)]
+        return said
+
+    def _replication(self, database: str) -> list[str]:
+        """Say what of a database that is kept aside goes on there, and is not the restored one's."""
+        live = self.seen.databases[database]
+        said = []
+        if live["subscriptions"]:
+            said.append(
+                f"{database}: subscriptions {', '.join(live['subscriptions'])} go with what is kept aside, and fill it "
+                "on: disable them there; those of the restored database are disabled until you enable them"
+            )
+        if live["slots"]:
+            said.append(
+                f"{database}: replication slots {', '.join(live['slots'])} go with what is kept aside: who reads from "
+                "them sees nothing of the restored database; drop them there, and make them anew"
+            )
         return said
 
     def replaces(self) -> list[str]:
@@ -170,13 +189,15 @@ class Restore:
         """Tell whether there is nothing in a database, then and now, and nobody asked for it by its name."""
         if (self.named and not self.is_scratch) or archive.database not in self.seen.databases:
             return False
-        if not evidence.is_bare(archive.evidence):
+        if not (evidence.is_bare(archive.evidence) and listing.is_bare(self.server, archive.file)):
             return False
         with self.server.session(archive.database) as session:
             return evidence.is_bare(evidence.take(session))
 
     def _refuse(self, archives: Sequence[Archive], bare: Sequence[Archive], new: NewRoles) -> None:
         refusals.require_fit(self.seen, [*archives, *bare])
+        if self.to is None:
+            refusals.require_renamable(self.seen, {one.database for one in archives} & {*self.seen.databases})
         refusals.require_roles(self.seen, [*archives, *bare], new.roles)
         questions = [partial(refusals.require_pg_restore, self.server, [*archives, *bare])]
         if not self.is_scratch:
@@ -226,7 +247,7 @@ class Restore:
         parts = "" if self.tables == [self.table] else f" in {len(self.tables)} partitions"
         return f"table {self.table} with {rows} rows{parts}"
 
-    def _undo(self, made: Sequence[str], new: NewRoles, error: BaseException) -> None:
+    def _undo(self, made: Sequence[str], made_roles: Sequence[tuple[str, str]], error: BaseException) -> None:
         """Drop what was made; where that fails too, the error says what is left."""
         reserve.give_back(self.server, self.seen.data_directory)
         left: list[str] = []
@@ -235,12 +256,11 @@ class Restore:
                 making.drop_database(self.server, self.home, database)
             except BackupError:
                 left.append(f"database {database}")
-        for kind, names in (("TABLESPACE", new.tablespaces), ("ROLE", new.roles)):
-            for name in names:
-                try:
-                    self.server.script(self.home, f"DROP {kind} IF EXISTS {quoted_name(name)};\n")
-                except BackupError:
-                    left.append(f"{kind.lower()} {name}")
+        for kind, name in reversed(made_roles):
+            try:
+                self.server.script(self.home, f"DROP {kind} IF EXISTS {quoted_name(name)};\n")
+            except BackupError:
+                left.append(f"{kind.lower()} {name}")
         if left and isinstance(error, BackupError):
             error.hints = (*error.hints, f"left there, and dropped by the next try: {', '.join(left)}")
 

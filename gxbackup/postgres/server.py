@@ -35,6 +35,9 @@ SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_t
 _DATABASES = """SELECT to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyid(datdba),
   'encoding_name', pg_encoding_to_char(encoding), 'tablespace', spcname,
   'size_bytes', CASE WHEN datconnlimit <> -2 THEN pg_database_size(d.oid) ELSE 0 END,
+  'prepared', (SELECT count(*) FROM pg_prepared_xacts p WHERE p.database = datname),
+  'subscriptions', (SELECT jsonb_agg(subname ORDER BY subname) FROM pg_subscription WHERE subdbid = d.oid),
+  'slots', (SELECT jsonb_agg(slot_name ORDER BY slot_name) FROM pg_replication_slots s WHERE s.database = datname),
   'connections', (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND pid <> pg_backend_pid()))
   FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace ORDER BY datname;"""
 _FACTS = """SELECT jsonb_build_object('version', current_setting('server_version'), 'home', current_database(),

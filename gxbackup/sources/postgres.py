@@ -162,7 +162,9 @@ class Postgres(Restorable):
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
         """
-        Count inside an exported snapshot, then read the dump of that same snapshot.
+        Lock all tables, export a snapshot, and count inside it while a dump of that same snapshot begins.
+
+        pg_dump takes its own locks first: one that came after somebody's who waits for ours would wait for both.
 
         Raises: CommandError where a table stays locked, the database is gone, or the login fails.
         """
@@ -180,9 +182,10 @@ class Postgres(Restorable):
         database = str(settings["database"])
         with server.session(database) as session:
             snapshot = evidence.begin(session, self.lock_timeout_seconds)
-            counted = evidence.take(session)
-            listed = listing.expected(session)
+            sequences = evidence.sequences(session)
             with server.place.read(server.argv(self.pg_dump(database, snapshot))) as stream:
+                counted = evidence.take(session, sequences)
+                listed = listing.expected(session)
                 yield DumpStream(stream, counted, listing.Listing(server, listed, label), label)
 
     def pg_dump(self, database: str, snapshot: str) -> list[str]:

@@ -103,6 +103,17 @@ class Protected:
         return set(self.psql("SELECT datname FROM pg_database").splitlines())
 
 
+@contextmanager
+def database(postgres: Protected, name: str, sql: str) -> Iterator[None]:
+    """Give a database that SQL was run in, gone with the block."""
+    postgres.psql(f"CREATE DATABASE {name}")
+    try:
+        postgres.psql(sql, name)
+        yield
+    finally:
+        postgres.psql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 def owner_words(*paths: Path) -> list[str]:
     """Return the words that make root somebody else, who then owns the paths."""
     if os.geteuid() != 0:
@@ -134,7 +145,7 @@ def running_server(of: Path | None = None, locale: Sequence[str] = ("--locale=C.
 def started(server: Protected) -> Iterator[Protected]:
     """Start one whose data is there; stopped with the block."""
     options = f"-c listen_addresses='' -c unix_socket_directories={server.folder} -c fsync=off"
-    server.control("-o", f"{options} -c max_prepared_transactions=0", "start")
+    server.control("-o", options, "start")
     try:
         yield server
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,6 +34,7 @@ from tests.integration.postgres_server import (
     Protected,
     backed_up,
     captured,
+    database,
     host_with,
     only,
     read_all,
@@ -55,16 +56,6 @@ def scratch_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         Path(made).chmod(0o711)
         monkeypatch.setattr(scratch, "FOLDER", Path(made))
         yield Path(made)
-
-
-@contextmanager
-def database(postgres: Protected, name: str, sql: str) -> Iterator[None]:
-    postgres.psql(f"CREATE DATABASE {name}")
-    try:
-        postgres.psql(sql, name)
-        yield
-    finally:
-        postgres.psql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def capture_of(host: Host, name: str) -> Capture:
