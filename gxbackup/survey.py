@@ -52,9 +52,9 @@ def survey(
     host = signing.host_of(key, inventory.all_signers(), settings.runs_on)
     held = catalog.load(remote, inventory, server, area)
     faults = [f"{bad.snapshot}: {bad.reason}" for bad in held.rejected]
-    faults += catalog.chain_faults(held, inventory, last_written(inventory, server))
+    written = last_written(inventory, server)
+    faults += catalog.chain_faults(held, inventory, written)
     faults += catalog.lost_artifacts(held, inventory)
-    newest = held.newest()
     return Survey(
         server=server,
         host=host,
@@ -62,7 +62,7 @@ def survey(
         snapshot=_new_id(held, now),
         started_at=now,
         due=freshness.due(held, inventory, server, now, only, without),
-        previous=Previous(snapshot=newest.snapshot, sha256=newest.manifest_sha256) if newest else None,
+        previous=_previous(held, written),
         faults=tuple(faults),
         last_sealed_bytes=_last_sizes(held),
         last_good=_last_good(held, settings.data_types),
@@ -96,6 +96,16 @@ def remember(inventory: Inventory, manifest: Manifest, sha256: str) -> None:
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps({"snapshot": manifest.snapshot, "sha256": sha256}), encoding="utf-8")
     fresh.replace(file)
+
+
+def _previous(held: Catalog, written: tuple[str, str] | None) -> Previous | None:
+    """Return what the new manifest is built on: also where it is lost, so that the loss shows on the days after too."""
+    newest = held.newest()
+    if written is not None and written[0] not in {bad.snapshot for bad in held.rejected}:
+        snapshot, sha256 = written
+        if newest is None or newest.snapshot <= snapshot:
+            return Previous(snapshot=snapshot, sha256=sha256)
+    return Previous(snapshot=newest.snapshot, sha256=newest.manifest_sha256) if newest else None
 
 
 def _memory(inventory: Inventory, server: str) -> Path:

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from flows.backup_vps1 import backup_vps1
-from gxbackup import clock, layout
+from gxbackup import catalog, clock, layout, retention
 from gxbackup.errors import BackupError, IncompleteBackupError, IntegrityError, InventoryError, RemoteError, SetupError
+from tasks import host
 from tests import small_disks as disks
 from tests.flows.conftest import Place, manifest_of
 
@@ -153,6 +154,23 @@ def test_a_remote_that_was_rolled_back_shows(place: Place) -> None:
 
     with pytest.raises(IntegrityError, match="this host wrote it last, and the remote no longer holds it"):
         backup_vps1()
+
+
+def test_a_newest_manifest_that_is_lost_stays_red_and_what_it_was_of_is_not_swept(place: Place, tmp_path: Path) -> None:
+    backup_vps1()
+    backup_vps1()
+    lost = place.snapshots()[-1]
+    (lost / "manifest.json").unlink()
+
+    with pytest.raises(IntegrityError, match=f"{lost.name}: this host wrote it last"):
+        backup_vps1()
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=f"{lost.name}: removed before its time"):
+            backup_vps1()
+
+    held = catalog.load(host.remote(), host.inventory(), "vps1", tmp_path)
+    plan = retention.plan(held, host.inventory(), clock.now() + timedelta(days=3))
+    assert not [path for path in plan.deletions if lost.name in path]
 
 
 def test_what_the_remote_damaged_is_missing_and_does_not_stay_there(
