@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_SECONDS = 60
 # The package itself is there at once: what is behind its names is loaded where they are first used.
 _SLOW_PART = "kubernetes.client.api.core_v1_api"
+_loading: list[threading.Thread] = []
 
 
 def load_ahead() -> threading.Thread:
-    """Begin to import the client beside what goes on, and return the thread that does; nobody need wait for it."""
+    """Begin to import the client beside what goes on, and return the thread that does; `connect` waits for it."""
     thread = threading.Thread(target=importlib.import_module, args=(_SLOW_PART,), name="import", daemon=True)
     thread.start()
+    _loading.append(thread)
     return thread
 
 
@@ -37,6 +39,9 @@ def connect(kubeconfig: str | None = None) -> Iterator[ApiClient]:
 
     Raises: SetupError where there is no usable kubeconfig.
     """
+    # Its modules import each other in a circle: two threads that meet in it both fail.
+    for thread in tuple(_loading):
+        thread.join()
     from kubernetes.client import ApiClient, Configuration
     from kubernetes.config import ConfigException, load_config
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 LOADED_AHEAD = """
 import sys
@@ -13,6 +16,30 @@ assert "kubernetes" not in sys.modules
 load_ahead().join()
 print("kubernetes.client.api.core_v1_api" in sys.modules)
 """
+
+
+CONNECTED_MEANWHILE = """
+import sys, time
+from gxbackup.adapters.kubernetes_api import connect, load_ahead
+load_ahead()
+time.sleep(float(sys.argv[1]))  # somewhere within the import
+with connect(sys.argv[2]) as api:
+    print(api.configuration.host)
+"""
+KUBECONFIG = """{apiVersion: v1, kind: Config, current-context: c, users: [{name: u, user: {token: t}}],
+clusters: [{name: k, cluster: {server: "https://127.0.0.1:1"}}], contexts: [{name: c, context: {cluster: k, user: u}}]}"""
+
+
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.03, 0.05])
+def test_who_connects_while_the_client_is_loaded_waits_for_it(tmp_path: Path, seconds: float) -> None:
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG)
+    words = [sys.executable, "-c", CONNECTED_MEANWHILE, str(seconds), str(tmp_path / "kubeconfig")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
+
+    assert done.stdout == "https://127.0.0.1:1\n"
+    assert done.stderr == ""
 
 
 def test_the_client_is_loaded_beside_what_goes_on_and_not_before() -> None:
