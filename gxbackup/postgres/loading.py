@@ -49,7 +49,7 @@ grep -E '^[0-9]+; [0-9]+ [0-9]+ ((ACL|COMMENT|SECURITY LABEL) - )?DATABASE ' "$1
 pg_restore --create --use-list="$1.database" --file=- "$1" """
 _KEEP = f'cat >"$1" && {_ABOUT_THE_DATABASE}'
 # All at once, of a small one: kept in a folder that goes with the command, loaded where pg_restore's words follow.
-_KEEP_BRIEFLY = f"""{_MAKE_FOLDER}trap 'rm -rf "$folder"' EXIT; shift
+_KEEP_BRIEFLY = f"""{_MAKE_FOLDER}trap 'rm -rf "$folder"' EXIT; trap 'exit 129' HUP INT PIPE TERM; shift
 cat >"$folder/archive" && {{ [ $# = 0 ] || "$@" "$folder/archive" >&2; }} && set -- "$folder/archive" &&
 {_ABOUT_THE_DATABASE}"""
 _TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTALL)
@@ -105,6 +105,9 @@ def load(server: Server, file: PackedFile, database: str, tables: Sequence[str] 
 
 def about(server: Server, file: PackedFile) -> str:
     """Return just the SQL that belongs to the captured database itself, as `load` does; loads nothing."""
+    if server.reads_our_files:  # this host's own /tmp is not ours to sweep, nor safe for what a killed run leaves
+        with tempfile.TemporaryDirectory(dir=file.path.parent) as folder:
+            return _put(server, file, f"{folder}/archive")
     return _put_with(server, file, _KEEP_BRIEFLY, _PREFIX)
 
 

@@ -136,6 +136,12 @@ class Restore:
             said += [f"{name}: what was there is kept as database {old}", *self._replication(name)]
         return said
 
+    def ask_again(self) -> None:
+        """Forget what the server answered: it may have been long ago."""
+        self.seen = self.server.look()
+        self.home = self.seen.home
+        self.__dict__.pop("_wanted", None)
+
     def _replication(self, database: str) -> list[str]:
         """Say what of a database that is kept aside goes on there, and is not the restored one's."""
         live = self.seen.databases[database]
@@ -181,7 +187,7 @@ class Restore:
             if len(self.to.encode()) > NAME_BYTES:
                 raise RestoreRefusedError(f"database {self.to!r}: expected a name of at most {NAME_BYTES} bytes")
             return self.archives, []
-        bare = _at_once([partial(self._stays_bare, archive) for archive in self.archives])
+        bare = [self._stays_bare(archive) for archive in self.archives]
         both = [*zip(self.archives, bare, strict=True)]
         return [archive for archive, is_bare in both if not is_bare], [archive for archive, is_bare in both if is_bare]
 
@@ -266,7 +272,11 @@ class Restore:
 
 
 def _at_once(questions: Sequence[Callable[[], Answer]]) -> list[Answer]:
-    """Ask a server several things that change nothing; raises what the first of them raises."""
+    """
+    Ask several things that change nothing; raises what the first of them raises.
+
+    None of them logs in: an application may have left the superuser a single connection.
+    """
     with ThreadPoolExecutor(QUESTIONS_AT_ONCE, thread_name_prefix="question") as pool:
         asked = [pool.submit(question) for question in questions]
     return [each.result() for each in asked]

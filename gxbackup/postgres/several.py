@@ -31,6 +31,9 @@ def apply_each(restores: Sequence[Restore], area: Path) -> list[str]:
     done: list[str] = []
     for restore in restores:
         try:
+            if done:
+                restore.ask_again()
+                _require_as_shown([restore], area)
             said += _named(restore, restore.apply(), restores)
         except BackupError as error:
             if done:

@@ -63,8 +63,9 @@ def running_postgres(user: str, needed_bytes: int) -> Iterator[tuple[Server, Pat
     _sweep()
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=FOLDER, ignore_cleanup_errors=True) as made:
         folder = Path(made)
-        with (folder / _IN_USE).open("w") as mark:
+        with (folder / f"{_IN_USE}.new").open("w") as mark:
             fcntl.flock(mark, fcntl.LOCK_EX)
+            Path(mark.name).rename(folder / _IN_USE)  # never there without its lock: another run sweeps
             data, tablespaces = folder / "data", folder / "tablespaces"
             tablespaces.mkdir(mode=0o700)
             as_owner = _owner_words(folder, tablespaces)

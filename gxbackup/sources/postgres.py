@@ -135,6 +135,10 @@ class Postgres(Restorable):
             if not found["datallowconn"]:
                 shortfalls.append(f"{server.place.name}: database {name!r} refuses connections (datallowconn = false)")
                 continue
+            if "\n" in name or "\r" in name:
+                shortfalls.append(
+                    f"{server.place.name}: database {name!r}: pg_restore refuses a name with a line break"
+                )
             captures.append(
                 Capture(
                     data_type=data_type,

@@ -13,10 +13,21 @@ from estate import await_condition
 from gxbackup.errors import RestoreError, RestoreRefusedError
 from gxbackup.postgres import evidence, making
 from gxbackup.sources.postgres import Postgres
-from tests.integration.postgres_server import Protected, backed_up, database, host_with, only, running_server, work_of
+from tests.integration.postgres_server import (
+    Protected,
+    backed_up,
+    captured,
+    database,
+    host_with,
+    only,
+    running_server,
+    work_of,
+)
 
 SOURCE = Postgres(namespace="backend-mainnet", pod="postgres-0")
-RELOAD = "BEGIN; TRUNCATE cache; INSERT INTO cache SELECT 0 FROM generate_series(1, 5); COMMIT"
+# More than a pipe takes: pg_dump waits to be read, and holds what it has locked.
+FILLED = "CREATE TABLE cache AS SELECT repeat(md5(i::text), 200) AS words FROM generate_series(1, 1000) i"
+RELOAD = "BEGIN; TRUNCATE cache; INSERT INTO cache SELECT 'x' FROM generate_series(1, 5); COMMIT"
 # Nothing of this is a table, a sequence or one of the objects that are counted.
 UNCOUNTED = """CREATE TYPE pair AS (a int, b int); ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC;
 CREATE PUBLICATION everything FOR ALL TABLES"""
@@ -29,6 +40,8 @@ def logical() -> Iterator[Protected]:
     """A server that knows prepared transactions and logical replication."""
     with running_server() as server:
         server.psql("ALTER SYSTEM SET max_prepared_transactions = 2; ALTER SYSTEM SET wal_level = logical")
+        server.control("restart")
+        server.psql("ALTER SYSTEM SET max_connections = 7")
         server.control("restart")
         server.psql("CREATE DATABASE stream")
         yield server
@@ -47,7 +60,7 @@ def test_a_table_that_is_emptied_and_filled_anew_while_it_is_captured_is_capture
         await_condition("a reload", lambda: postgres.psql(held_by.format("NOT granted"), "cached") == "1", 20)
         return take(*words)
 
-    with database(postgres, "cached", "CREATE TABLE cache AS SELECT i FROM generate_series(1, 1000) i"):
+    with database(postgres, "cached", FILLED):
         with monkeypatch.context() as patch:
             patch.setattr(evidence, "take", with_others)
             opened = backed_up(SOURCE, host_with(pod=postgres.place()), tmp_path / "plain", only="cached")
@@ -158,6 +171,45 @@ def test_a_database_with_a_prepared_transaction_is_refused_before_anything_is_ma
             assert not {name for name in logical.databases() if name.startswith("prepared_")}
         finally:
             logical.psql("ROLLBACK PREPARED 'x'", "prepared")
+
+
+def test_a_restore_is_planned_where_an_application_has_left_hardly_a_connection(
+    logical: Protected, tmp_path: Path
+) -> None:
+    host = host_with(pod=logical.place())
+    with database(logical, "one", "SELECT 1"), database(logical, "two", "SELECT 1"):
+        work = work_of(SOURCE, backed_up(SOURCE, host, tmp_path / "plain"), tmp_path)
+        clients = [logical.client("postgres") for _ in range(5)]
+        try:
+            plan = SOURCE.preview(host, work)
+        finally:
+            for client in clients:
+                client.communicate()
+        assert "two: nothing in it, then and now; just its settings and grants are put back" in plan
+
+
+def test_a_name_that_no_restore_can_spell_is_a_shortfall(logical: Protected) -> None:
+    host = host_with(pod=logical.place())
+    logical.psql('CREATE DATABASE U&"two\\000alines"')
+    try:
+        (said,) = captured(SOURCE, host, SOURCE.collect(host, "pg")[0])[1].shortfalls
+        assert said.endswith("'two\\nlines': pg_restore refuses a name with a line break")
+    finally:
+        logical.psql('DROP DATABASE U&"two\\000alines"')
+
+
+def test_a_rehearsal_touches_nothing_in_this_hosts_own_folder_for_temporary_files(
+    postgres: Protected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = backed_up(SOURCE, host_with(pod=postgres.place()), tmp_path / "plain", only="postgres")
+    others = tmp_path / "tmp" / "gx-restore.another"
+    others.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+
+    said = SOURCE.rehearse(host_with(), work_of(SOURCE, opened, tmp_path))
+
+    assert said == ["postgres: nothing in it, then and now; just its settings and grants are put back"]
+    assert [*(tmp_path / "tmp").iterdir()] == [others]
 
 
 def test_replication_that_goes_on_in_what_is_kept_aside_is_told(logical: Protected, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ with connect(sys.argv[2]) as api:
     print(api.configuration.host)
 """
 KUBECONFIG = """{apiVersion: v1, kind: Config, current-context: c, users: [{name: u, user: {token: t}}],
-clusters: [{name: k, cluster: {server: "https://127.0.0.1:1"}}], contexts: [{name: c, context: {cluster: k, user: u}}]}"""
+clusters: [{name: k, cluster: {server: "https://127.0.0.1:1"}}], contexts:
+[{name: c, context: {cluster: k, user: u}}]}"""
 
 
 @pytest.mark.parametrize("seconds", [0, 0.01, 0.03, 0.05])
