@@ -10,6 +10,7 @@ from gxbackup.model import Evidence
 from gxbackup.ports import PlainStream, StreamEnd
 from gxbackup.postgres.listing import Listing
 from gxbackup.postgres.said import explained
+from gxbackup.postgres.server import connection
 
 MAGIC = b"PGDMP"
 CUSTOM_FORMAT = 1
@@ -22,6 +23,19 @@ _COMPLETE_WITHIN_LINES = 10
 # psql's \restrict carries a new random word each time.
 _RANDOM = re.compile(rb"^\\(un)?restrict .*\n?", re.MULTILINE)
 GLOBALS_LIMIT_BYTES = 64 * 1024**2
+# What pg_dumpall leaves out. Lists are spelled as they are kept: each of their names is quoted there.
+_OF_ALL_ROLES = """SELECT format('ALTER ROLE ALL SET %I = %s;', name, CASE WHEN name IN ('search_path',
+  'temp_tablespaces', 'local_preload_libraries', 'session_preload_libraries') AND value <> '' THEN value
+  ELSE quote_literal(value) END)
+  FROM pg_db_role_setting, unnest(setconfig) each,
+  LATERAL (SELECT split_part(each, '=', 1) AS name, substr(each, strpos(each, '=') + 1) AS value) told
+  WHERE setdatabase = 0 AND setrole = 0 ORDER BY name"""
+_GLOBALS = 'psql -XqAtw -v ON_ERROR_STOP=1 -d "$1" -c "$2" && exec pg_dumpall --globals-only --no-password'
+
+
+def globals_program(home: str) -> list[str]:
+    """Return what writes the script of roles and tablespaces; `home` is a database that can be asked."""
+    return ["sh", "-c", _GLOBALS, "sh", connection(home), _OF_ALL_ROLES]
 
 
 class DumpStream:

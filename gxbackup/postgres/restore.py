@@ -117,6 +117,10 @@ class Restore:
                 said.append(self._compare(archive, beside))
             replaced = {name: before_name(name) for name in names.values() if name in self.seen.databases}
             properties += [f"{grant};\n" for grant in new.parameter_grants]
+            properties += [
+                f"{statement};\n" for name, statement in new.settings_of_all.items()
+                if name not in self.seen.settings_of_all and not self.named
+            ]  # fmt: skip
             reserve.give_back(self.server, self.seen.data_directory)
         except BaseException as error:
             self._undo(made, made_roles, error)

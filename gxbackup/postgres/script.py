@@ -11,7 +11,10 @@ from gxbackup.model import Frozen
 from gxbackup.postgres.server import quoted_text
 
 _NAME = r'("(?:[^"]|"")+"|[^\s";]+)'
-_ABOUT_ROLE = re.compile(rf"(?:CREATE ROLE|ALTER ROLE|COMMENT ON ROLE|SECURITY LABEL .*? ON ROLE) {_NAME}", re.DOTALL)
+_ABOUT_ROLE = re.compile(
+    rf"(?:CREATE ROLE|ALTER ROLE(?! ALL SET )|COMMENT ON ROLE|SECURITY LABEL .*? ON ROLE) {_NAME}", re.DOTALL
+)
+_OF_ALL_ROLES = re.compile(rf"ALTER ROLE ALL SET {_NAME} ")
 _MEMBER = re.compile(rf"GRANT {_NAME} TO {_NAME}(?: |$)")
 _TABLESPACE = re.compile(rf"(?:CREATE|ALTER|COMMENT ON) TABLESPACE {_NAME}|GRANT .*? ON TABLESPACE {_NAME}", re.DOTALL)
 _PARAMETER_GRANT = re.compile(r"GRANT [A-Z, ]+ ON PARAMETER ")
@@ -42,6 +45,7 @@ class NewRoles(Frozen):
     role_statements: tuple[str, ...]
     tablespace_statements: tuple[str, ...]
     parameter_grants: tuple[str, ...] = Field(description="all of the script: to repeat one changes nothing")
+    settings_of_all: dict[str, str] = Field(description="what sets each parameter for all roles; all of the script")
 
 
 def statements(script: str) -> Iterator[str]:
@@ -101,6 +105,11 @@ def lacking(
         role_statements=tuple(role_statements),
         tablespace_statements=tuple(tablespace_statements),
         parameter_grants=tuple(parameter_grants),
+        settings_of_all={
+            unquoted(about[1]): statement
+            for statement in statements(script)
+            if (about := _OF_ALL_ROLES.match(statement))
+        },
     )
 
 

@@ -44,6 +44,8 @@ _FACTS = """SELECT jsonb_build_object('version', current_setting('server_version
   'data_directory', current_setting('data_directory', true),
   'wal_limit_bytes', pg_size_bytes(current_setting('max_wal_size')),
   'roles', (SELECT jsonb_agg(rolname) FROM pg_roles),
+  'settings_of_all', (SELECT coalesce(jsonb_agg(split_part(each, '=', 1)), '[]')
+    FROM pg_db_role_setting, unnest(setconfig) each WHERE setdatabase = 0 AND setrole = 0),
   'tablespaces', (SELECT jsonb_object_agg(spcname, pg_tablespace_location(oid)) FROM pg_tablespace),
   'extensions', (SELECT jsonb_agg(name) FROM pg_available_extensions),
   'in_recovery', pg_is_in_recovery(), 'receiver', (SELECT status FROM pg_stat_wal_receiver));"""
@@ -109,6 +111,7 @@ class Overview:
     data_directory: str
     wal_limit_bytes: int
     roles: list[str]
+    settings_of_all: list[str]
     tablespaces: dict[str, str]
     extensions: list[str]
     in_recovery: bool

@@ -22,7 +22,7 @@ from gxbackup.ports import Place, PlainStream
 from gxbackup.postgres import evidence, listing
 from gxbackup.postgres.archive import HOME, Archive
 from gxbackup.postgres.choice import chosen
-from gxbackup.postgres.dump import DumpStream, GlobalsStream
+from gxbackup.postgres.dump import DumpStream, GlobalsStream, globals_program
 from gxbackup.postgres.restore import Restore
 from gxbackup.postgres.server import INTERRUPTED_DROP, Server, connection
 from gxbackup.postgres.several import apply_each, preview_each
@@ -178,9 +178,10 @@ class Postgres(Restorable):
         if "database" not in settings:
             shortfalls = settings["shortfalls"]
             assert isinstance(shortfalls, list)
-            with server.session(str(settings["home"])) as session:
+            home = str(settings["home"])
+            with server.session(home) as session:
                 counted = evidence.of_server(session)
-            with server.place.read(server.argv(["pg_dumpall", "--globals-only", "-w"])) as stream:
+            with server.place.read(server.argv(globals_program(home))) as stream:
                 yield GlobalsStream(stream, counted, tuple(map(str, shortfalls)), label)
             return
         database = str(settings["database"])

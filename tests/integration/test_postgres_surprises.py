@@ -134,6 +134,30 @@ def test_what_changes_by_itself_makes_no_snapshot_that_cannot_be_restored(postgr
         assert said[-1].startswith("odd: evidence equal: 1 tables with 0 rows, 1 sequences")
 
 
+def test_what_is_set_for_all_roles_comes_back_where_nothing_else_is_set(postgres: Protected, tmp_path: Path) -> None:
+    host = host_with(pod=postgres.place())
+    told = "SELECT array_to_string(setconfig, ';') FROM pg_db_role_setting WHERE setdatabase = 0 AND setrole = 0"
+    with database(postgres, "settled", "CREATE TABLE t (a int)"):
+        postgres.psql("ALTER ROLE ALL SET statement_timeout = '50s'; ALTER ROLE ALL SET search_path = public, \"o'd\"")
+        postgres.psql("ALTER ROLE ALL SET work_mem = '5MB'")
+        try:
+            opened = backed_up(SOURCE, host, tmp_path / "plain", only="settled")
+            postgres.psql("ALTER ROLE ALL RESET ALL; ALTER ROLE ALL SET work_mem = '7MB'")
+
+            SOURCE.apply(host, work_of(SOURCE, opened, tmp_path, databases=["settled"]))
+            assert postgres.psql(told) == "work_mem=7MB"
+            SOURCE.apply(host, work_of(SOURCE, opened, tmp_path))
+
+            assert sorted(postgres.psql(told).split(";")) == [
+                'search_path=public, "o\'d"', "statement_timeout=50s", "work_mem=7MB"
+            ]  # fmt: skip
+        finally:
+            postgres.psql("ALTER ROLE ALL RESET ALL")
+            for name in postgres.databases():
+                if name.startswith("settled_before"):
+                    postgres.psql(f'DROP DATABASE "{name}"')
+
+
 def test_a_role_that_others_make_while_a_restore_fails_stays_theirs(
     postgres: Protected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
