@@ -68,6 +68,11 @@ class PodTarget:
         """See `restore.Target`."""
         return self._connect(self._cluster.place(self._namespace, self._pod, None, self._container))
 
+    def require_stoppable(self) -> None:
+        """See `restore.Target`."""
+        if self.replicas():
+            self.claim()
+
     def stop(self) -> None:
         """See `restore.Target`."""
         replicas = self.replicas()

@@ -1,20 +1,20 @@
 """
-The restore of a Redis in place: stop, prove the new data beside the old, exchange, start, look; undone on failure.
+The restore of a Redis in place: save, stop, prove the new beside the old, exchange, start, look; undone on failure.
 
 What stops and starts the server, and where its data is reached meanwhile, is the target's business.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from gxbackup.errors import BackupError, RestoreError, RestoreRefusedError, words
 from gxbackup.model import Evidence
 from gxbackup.ports import Place
-from gxbackup.redis import swap
-from gxbackup.redis.server import KeyCount, RedisServer, keyspace
+from gxbackup.redis import holding, swap
+from gxbackup.redis.server import SAVE_TIMEOUT_SECONDS, KeyCount, RedisServer, keyspace
 from gxbackup.redis.swap import DataFiles
 
 
@@ -35,6 +35,10 @@ class Target(Protocol):
         """Return the running server; SourceMissingError where it does not run."""
         ...
 
+    def require_stoppable(self) -> None:
+        """Raise RestoreRefusedError or SourceMissingError where `stop` or `data` would be refused; change nothing."""
+        ...
+
     def stop(self) -> None:
         """Stop it; return once nothing of it runs. Stopped already is as good."""
         ...
@@ -48,19 +52,24 @@ class Target(Protocol):
         ...
 
 
-def put_in_place(target: Target, new: Path, files: DataFiles, evidence: Evidence) -> list[str]:
+def put_in_place(
+    target: Target, new: Path, files: DataFiles, evidence: Evidence, save_timeout_seconds: float = SAVE_TIMEOUT_SECONDS
+) -> list[str]:
     """
     Put an RDB in the place of what a server holds; say what was done, and where what was there lies now.
 
-    A restore that was killed is undone first. On failure what was there is put back and started; killed anywhere, the
-    next run finds it. Raises: RestoreError, IntegrityError.
+    A server that answers saves all it holds before it is stopped. A restore that was killed is undone first. On failure
+    what was there is put back and started; killed anywhere, the next run finds it. Raises: RestoreRefusedError where it
+    was not begun; RestoreError.
     """
+    target.require_stoppable()
+    told = holding.hold(target, files, new, save_timeout_seconds)
     exchanged = False
     try:
         target.stop()
         with target.data() as (place, folder):
-            told = [f"a restore that was killed was undone first: {name}" for name in
-                    swap.put_back(place, folder, files)]  # fmt: skip
+            told[:0] = [f"a restore that was killed was undone first: {name}" for name in
+                        swap.put_back(place, folder, files)]  # fmt: skip
             prepared = swap.prepare(place, folder, files, new, evidence)
             told += prepared.told
             swap.exchange(place, folder, files)
@@ -69,7 +78,7 @@ def put_in_place(target: Target, new: Path, files: DataFiles, evidence: Evidence
         told += _loaded(target.server().info(), prepared.keys, target.name)
         kept = swap.keep(target.server().place, target.folder)
     except BaseException as error:  # noqa: BLE001 - a signal, too, must not leave the server stopped
-        raise _undone(target, files, error, exchanged) from None
+        raise _undone(target, files, error, exchanged, save_timeout_seconds) from None
     return [*told, f"{target.name} runs with it; what was there lies in {target.folder}/{', '.join(kept)}"]
 
 
@@ -110,15 +119,21 @@ def _lasting(count: KeyCount) -> int:
     return count.keys - count.expires
 
 
-def _undone(target: Target, files: DataFiles, error: BaseException, exchanged: bool) -> BaseException:
+def _undone(
+    target: Target, files: DataFiles, error: BaseException, exchanged: bool, save_timeout_seconds: float
+) -> BaseException:
     """Put back what was there and start it; return what to raise. `exchanged`: the new data was in its place."""
     said = words(error)
     hints = error.hints if isinstance(error, BackupError) else ()
+    if exchanged:
+        with suppress(BackupError):  # what its clients have written since it started is kept beside
+            target.server().save(save_timeout_seconds)
     try:
         target.stop()
         with target.data() as (place, folder):
             undone = swap.put_back(place, folder, files)
     except BackupError as second:
+        holding.let_go(target)
         return RestoreError(
             f"{target.name}: restore failed: {said}; and what was there could not be put back: {second.message}",
             f"start the same restore again: it puts back {swap.BEFORE}…{swap.UNFINISHED} first, in {target.folder}",

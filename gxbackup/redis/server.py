@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from gxbackup.errors import CollectError, CommandError
 from gxbackup.ports import Place
 
 CALL_TIMEOUT_SECONDS = 60
+SAVE_TIMEOUT_SECONDS = 900
 POLL_FIRST_SECONDS = 0.05
 POLL_LAST_SECONDS = 2.0
 # The password is where the server has it, and goes to the client in a variable of its own.
@@ -104,23 +106,36 @@ class RedisServer:
         """Return how many keys each database holds now; empty ones are not named."""
         return keyspace(self.info())
 
-    def save(self, timeout_seconds: float) -> int:
+    def hold_writes(self, seconds: int) -> str:
+        """
+        Have its clients' writes wait for so long from now, or until `let_writes_go_on`; return what it refuses with.
+
+        Redis before 6.2 cannot. Raises: CommandError, CollectError (see `call`).
+        """
+        reply = self._reply("CLIENT", "PAUSE", str(seconds * 1000), "WRITE")
+        return "" if reply == "OK" else reply
+
+    def let_writes_go_on(self) -> None:
+        """End what `hold_writes` began, if it did. Raises: CommandError, CollectError (see `call`)."""
+        self._reply("CLIENT", "UNPAUSE")
+
+    def save(self, timeout_seconds: float, meanwhile: Callable[[], None] = lambda: None) -> int:
         """
         Have the server write its RDB, wait until that very save ended well, and return the server's time before it.
 
-        A save or a rewrite of others that is under way is waited for. Raises: CollectError where the save failed, or
-        takes longer.
+        A save or a rewrite of others that is under way is waited for. `meanwhile` is called while it is waited. Raises:
+        CollectError where the save failed, or takes longer.
         """
         deadline = time.monotonic() + timeout_seconds
-        before = self._settled(deadline)
+        before = self._settled(deadline, meanwhile)
         while "rdb_saves" not in before and int(self.call("TIME").split()[0]) <= int(before["rdb_last_save_time"]):
             time.sleep(0.2)  # its clock tells seconds alone: two saves within one could not be told apart
         began = int(self.call("TIME").split()[0])
         while "started" not in (reply := self.call("BGSAVE")):
             if not any(word in reply for word in _BUSY):
                 raise self._failed(f"BGSAVE answers {reply!r}")
-            before = self._settled(deadline)
-        after = self._settled(deadline)
+            before = self._settled(deadline, meanwhile)
+        after = self._settled(deadline, meanwhile)
         if after["rdb_last_bgsave_status"] != "ok":
             raise self._failed(f"rdb_last_bgsave_status is {after['rdb_last_bgsave_status']!r}")
         counter = "rdb_saves" if "rdb_saves" in after else "rdb_last_save_time"
@@ -128,7 +143,7 @@ class RedisServer:
             raise self._failed(f"{counter} stays {after[counter]}")
         return began
 
-    def _settled(self, deadline: float) -> dict[str, str]:
+    def _settled(self, deadline: float, meanwhile: Callable[[], None]) -> dict[str, str]:
         """Wait until neither a save nor a rewrite is under way; return what INFO then says."""
         pause = POLL_FIRST_SECONDS
         while True:
@@ -141,6 +156,7 @@ class RedisServer:
                     "is its disk stuck, or the dataset larger than it used to be?",
                     retryable=True,
                 )
+            meanwhile()
             time.sleep(pause)
             pause = min(2 * pause, POLL_LAST_SECONDS)
 

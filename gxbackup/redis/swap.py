@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gxbackup import clock
-from gxbackup.errors import CommandError, RestoreError
+from gxbackup.errors import CommandError, RestoreError, RestoreRefusedError
 from gxbackup.model import Evidence
 from gxbackup.ports import Place
 from gxbackup.redis import rdb
@@ -98,19 +98,24 @@ class Prepared(NamedTuple):
     told: list[str]
 
 
+def require_room(place: Place, folder: str, files: DataFiles, new: Path) -> None:
+    """Raise RestoreRefusedError where the new dataset does not fit beside the old one."""
+    size_kib = new.stat().st_size // 1024 * (2 if files.appends else 1)
+    free_kib = int(place.run(["sh", "-c", _ROOM, "sh", folder], timeout_seconds=60).text().split()[-3])
+    if free_kib < size_kib:
+        raise RestoreRefusedError(
+            f"{place.name}: {folder}: expected room for {size_kib} KiB beside the old data, seen {free_kib} KiB",
+            f"remove older {BEFORE}… folders there",
+        )
+
+
 def prepare(place: Place, folder: str, files: DataFiles, new: Path, evidence: Evidence) -> Prepared:
     """
     Lay the new dataset beside the old one and prove it there, served by a Redis of ours that nobody else reaches.
 
     Raises: RestoreError where there is no room, IntegrityError where the counts differ; the old one is untouched.
     """
-    size_kib = new.stat().st_size // 1024 * (2 if files.appends else 1)
-    free_kib = int(place.run(["sh", "-c", _ROOM, "sh", folder], timeout_seconds=60).text().split()[-3])
-    if free_kib < size_kib:
-        raise RestoreError(
-            f"{place.name}: {folder}: expected room for {size_kib} KiB beside the old data, seen {free_kib} KiB",
-            f"remove older {BEFORE}… folders there",
-        )
+    require_room(place, folder, files, new)
     _step(place, _PREPARE, folder)
     target = f"{folder}/{NEW}/{files.rdb}"
     place.write(["sh", "-c", 'cat >"$1"', "sh", target], new, timeout_seconds=TRANSFER_TIMEOUT_SECONDS)

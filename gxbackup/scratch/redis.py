@@ -37,10 +37,7 @@ def running_redis(place: Place, folder: str, file_name: str, settings: dict[str,
 
     Raises: SetupError where the place has no Redis; RestoreError with its last words where it does not load.
     """
-    if place.run(["sh", "-c", _LACKS], timeout_seconds=60, check=False).returncode != 0:
-        raise SetupError(
-            f"{place.name}: program 'redis-check-rdb': not found", "install the Debian package redis-tools"
-        )
+    require_programs(place)
     options = {
         "port": "0", "unixsocket": "redis.sock", "unixsocketperm": "700", "logfile": "redis.log", "daemonize": "no",
         "save": "", "stop-writes-on-bgsave-error": "no", "appendonly": "no", "dbfilename": file_name, "dir": "./",
@@ -55,6 +52,14 @@ def running_redis(place: Place, folder: str, file_name: str, settings: dict[str,
         finally:
             with suppress(BackupError):
                 server.call("SHUTDOWN", "NOSAVE")
+
+
+def require_programs(place: Place) -> None:
+    """Raise SetupError where a place lacks what `running_redis` runs there."""
+    if place.run(["sh", "-c", _LACKS], timeout_seconds=60, check=False).returncode != 0:
+        raise SetupError(
+            f"{place.name}: program 'redis-check-rdb': not found", "install the Debian package redis-tools"
+        )
 
 
 def _await_loaded(server: RedisServer, place: Place, folder: str) -> None:

@@ -20,7 +20,7 @@ from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream
 from gxbackup.redis import rdb, restore, swap
 from gxbackup.redis.pods import PodTarget
-from gxbackup.redis.server import RedisServer, keyspace, unchanged_since_a_save
+from gxbackup.redis.server import SAVE_TIMEOUT_SECONDS, RedisServer, keyspace, unchanged_since_a_save
 from gxbackup.redis.swap import DataFiles
 from gxbackup.scratch.redis import compare, running_redis
 from gxbackup.sources.base import Restorable, Work
@@ -59,7 +59,9 @@ class Redis(Restorable):
     tls_key_file: FilePath | None = Field(default=None, description="and that one's key")
     port: int = Field(default=6379, ge=1, le=65535, description="where it listens there")
     file: FilePath | None = Field(default=None, description="its RDB, where the server does not tell (CONFIG refused)")
-    save_timeout_seconds: int = Field(default=900, ge=1, description="a save that takes longer has failed")
+    save_timeout_seconds: int = Field(
+        default=SAVE_TIMEOUT_SECONDS, ge=1, description="a save that takes longer has failed"
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -143,6 +145,7 @@ class Redis(Restorable):
             ]
         except BackupError as error:
             lines.append(f"it does not answer now: {error.message}")
+            lines.append("what it holds and has not written to its disk is lost when it is stopped")
             lines.append("so it is not seen whether a restore was cut short here; if so, that is undone first")
         stopped = "is stopped already" if replicas == 0 else "is stopped meanwhile"
         return [*lines, f"statefulset {self.namespace}/{target.stateful_set} {stopped}, and started at the end",
@@ -163,11 +166,10 @@ class Redis(Restorable):
             return compare(opened.artifact.evidence, seen, checked, f"{work.data_type}: scratch Redis")
 
     def apply(self, host: Host, work: Work) -> list[str]:
-        """Stop it, put the proven RDB in its data's place, start it; undone on failure. Raises: RestoreError."""
+        """Save, stop it, put the proven RDB in its data's place, start it; undone on failure. Raises: RestoreError."""
         opened = work.opened[0]
         target, files = self._where(host, opened.artifact)
-        target.replicas()
-        return restore.put_in_place(target, opened.file, files, opened.artifact.evidence)
+        return restore.put_in_place(target, opened.file, files, opened.artifact.evidence, self.save_timeout_seconds)
 
     def _where(self, host: Host, artifact: Artifact) -> tuple[PodTarget, DataFiles]:
         """

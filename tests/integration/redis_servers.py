@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -36,6 +37,7 @@ class LocalRedis:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.place = LocalPlace(self.name, {PASSWORD_VARIABLE: password})
+        self.grace_seconds: float = TIMEOUT_SECONDS
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -77,11 +79,25 @@ class LocalRedis:
         self._process = subprocess.Popen(["redis-server", *words, *self.settings], executable=server)
 
     def stop(self) -> None:
-        """Stop it as Kubernetes does: it may save what it holds over its RDB."""
+        """Stop it as Kubernetes does: it may save what it holds over its RDB, and is killed after its grace period."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(TIMEOUT_SECONDS)
+            try:
+                self._process.wait(self.grace_seconds)
+            except subprocess.TimeoutExpired:
+                self.kill()
             self._process = None
+
+    def kill(self) -> None:
+        """End it as a crash does, with what it has forked; nothing is saved."""
+        assert self._process is not None
+        for process in (*self.children(), self._process.pid):
+            os.kill(process, signal.SIGKILL)
+        self._process.wait(TIMEOUT_SECONDS)
+        self._process = None
+
+    def require_stoppable(self) -> None:
+        """See `restore.Target`."""
 
     @contextmanager
     def data(self) -> Iterator[tuple[Place, str]]:

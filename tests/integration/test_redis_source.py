@@ -451,7 +451,7 @@ def test_a_restore_that_was_killed_ends_well_when_it_is_run_again(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(restore, "_undone", lambda _target, _files, error, _exchanged: error)
+        patch.setattr(restore, "_undone", lambda _target, _files, error, *_: error)
         if moment == "prepared":
             patch.setattr(swap, "exchange", killed)
         elif moment == "started":
@@ -510,7 +510,7 @@ def test_what_was_written_since_a_restore_that_was_not_finished_is_told_and_kept
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(restore, "_undone", lambda _target, _files, error, _exchanged: error)
+        patch.setattr(restore, "_undone", lambda _target, _files, error, *_: error)
         patch.setattr(swap, "keep", killed)
         with pytest.raises(Killed):
             restore.put_in_place(redis, given.file, FILES, given.artifact.evidence)
