@@ -19,7 +19,7 @@ from gxbackup.model import Evidence
 from gxbackup.ports import Place
 from gxbackup.redis import rdb
 from gxbackup.redis.server import KeyCount, RedisServer
-from gxbackup.scratch.redis import compare, running_redis
+from gxbackup.scratch.redis import compare, databases_of, running_redis
 
 NEW = ".gx-restore-new"
 BEFORE = "before-restore-"
@@ -119,10 +119,11 @@ def prepare(place: Place, folder: str, files: DataFiles, new: Path, evidence: Ev
     _step(place, _PREPARE, folder)
     target = f"{folder}/{NEW}/{files.rdb}"
     place.write(["sh", "-c", 'cat >"$1"', "sh", target], new, timeout_seconds=TRANSFER_TIMEOUT_SECONDS)
-    names = {"appendfilename": files.append_file, "appenddirname": files.append_folder}
+    settings = {"appendfilename": files.append_file, "appenddirname": files.append_folder}
     if not files.append_folder:
-        del names["appenddirname"]
-    with running_redis(place, f"{folder}/{NEW}", files.rdb, names) as server:
+        del settings["appenddirname"]
+    settings |= databases_of(place, target, evidence)
+    with running_redis(place, f"{folder}/{NEW}", files.rdb, settings) as server:
         told = compare(evidence, seen := server.keyspace(), rdb.check(place, target), place.name)
         if files.appends:
             _append(server)

@@ -13,11 +13,13 @@ from contextlib import contextmanager, suppress
 from gxbackup.errors import BackupError, CommandError, IntegrityError, RestoreError, SetupError
 from gxbackup.model import Evidence
 from gxbackup.ports import Place
+from gxbackup.redis import rdb
 from gxbackup.redis.rdb import CheckedRdb
 from gxbackup.redis.server import KeyCount, RedisServer
 
 LOAD_TIMEOUT_SECONDS = 3600
 POLL_SECONDS = 0.05
+USUAL_DATABASES = 16
 # redis-server and redis-check-rdb are one program under two names; Debian's redis-tools has it without a service.
 # Whatever ends it leaves its exit status, so that who waits for it sees that it will never answer. A shell that is
 # killed with its worker takes it along, where there is a setpriv that can.
@@ -52,6 +54,17 @@ def running_redis(place: Place, folder: str, file_name: str, settings: dict[str,
         finally:
             with suppress(BackupError):
                 server.call("SHUTDOWN", "NOSAVE")
+
+
+def databases_of(place: Place, file: str, evidence: Evidence) -> dict[str, str]:
+    """
+    Return the setting that lets a Redis serve each database of an RDB: as the evidence counts them, else the file.
+
+    Raises: CommandError where the file must be read and is damaged.
+    """
+    told = evidence.get("databases")
+    names = told if isinstance(told, dict) else rdb.check(place, file).database_offsets
+    return {"databases": str(max([USUAL_DATABASES, *(int(name) + 1 for name in names)]))}
 
 
 def require_programs(place: Place) -> None:

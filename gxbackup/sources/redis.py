@@ -22,7 +22,7 @@ from gxbackup.redis import rdb, restore, swap
 from gxbackup.redis.pods import PodTarget
 from gxbackup.redis.server import SAVE_TIMEOUT_SECONDS, RedisServer, keyspace, unchanged_since_a_save
 from gxbackup.redis.swap import DataFiles
-from gxbackup.scratch.redis import compare, running_redis
+from gxbackup.scratch.redis import compare, databases_of, running_redis
 from gxbackup.sources.base import Restorable, Work
 
 # A file's time and the server's own are of one clock, but the disk may take its time to write the last bytes.
@@ -160,7 +160,8 @@ class Redis(Restorable):
         served = folder / "dump.rdb"
         served.hardlink_to(opened.file)
         place = LocalPlace("scratch Redis")
-        with running_redis(place, str(folder), served.name, {}) as server:
+        settings = databases_of(place, str(served), opened.artifact.evidence)
+        with running_redis(place, str(folder), served.name, settings) as server:
             seen = server.keyspace()
             checked = rdb.check(place, str(served))  # after: what has expired by now may have been there a moment ago
             return compare(opened.artifact.evidence, seen, checked, f"{work.data_type}: scratch Redis")
