@@ -39,6 +39,8 @@ _TOKEN_SECRET = "kubernetes.io/service-account-token"  # noqa: S105 - the type o
 # Pods of our own, while another restore looks into a volume.
 _OURS = {"app.kubernetes.io/managed-by": "gx-backup"}
 _TOKEN_NAME = re.compile(r"-token-[a-z0-9]{5}$")
+# The letters and digits of names that Kubernetes generates: without vowels, so that they spell nothing.
+_GENERATED = "[bcdfghjklmnpqrstvwxz2456789]{5}"
 _JOB_LABELS = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 
 
@@ -178,15 +180,27 @@ def _namespace(cleaned: Object) -> None:
 def _pod_spec(spec: Object) -> None:
     spec.pop("nodeName", None)
     spec.pop("serviceAccount", None)
-    tokens = {
-        volume["name"] for volume in spec.get("volumes") or ()
-        if _TOKEN_NAME.search(volume["name"]) or volume["name"].startswith("kube-api-access-")
-    }  # fmt: skip
+    account = spec.get("serviceAccountName") or "default"
+    tokens = {volume["name"] for volume in spec.get("volumes") or () if _is_token_volume(volume, account)}
     for holder, field in [(spec, "volumes"), *((one, "volumeMounts") for one in _containers(spec))]:
         if field in holder:
             holder[field] = [one for one in holder[field] or () if one["name"] not in tokens]
             if not holder[field]:
                 del holder[field]
+
+
+def _is_token_volume(volume: Object, account: str) -> bool:
+    """Tell whether the cluster itself gave a Pod this volume, with the token of the Pod's account."""
+    name, secret = volume["name"], (volume.get("secret") or {}).get("secretName") or ""
+    if "projected" in volume:
+        return bool(name.startswith("kube-api-access-"))
+    # A volume's name has no dots: the cluster spells those of its Secret as hyphens.
+    return bool(secret) and name == secret.replace(".", "-") and _is_token_of(account, secret)
+
+
+def _is_token_of(account: str, secret: str) -> bool:
+    """Tell whether a Secret's name is one that the cluster generates for the token of this account."""
+    return re.fullmatch(rf"{re.escape(account)}-token-{_GENERATED}", secret) is not None
 
 
 def _containers(spec: Object) -> list[Object]:

@@ -116,11 +116,12 @@ def test_a_service_account_forgets_its_generated_tokens_only() -> None:
 
 
 def test_a_bare_pod_is_bound_to_no_node_and_no_token() -> None:
-    token = {"name": "default-token-abc12", "secret": {}}
+    token = {"name": "default-token-x4k2p", "secret": {"secretName": "default-token-x4k2p"}}
+    access = {"name": "kube-api-access-x4k2p", "projected": {"sources": []}}
     pod = made("Pod", spec={
         "nodeName": "n1", "serviceAccountName": "default", "serviceAccount": "default",
-        "volumes": [token, {"name": "d"}],
-        "containers": [{"name": "c", "volumeMounts": [{"name": "default-token-abc12", "mountPath": "/var/run"}]}],
+        "volumes": [token, access, {"name": "d"}],
+        "containers": [{"name": "c", "volumeMounts": [{"name": "default-token-x4k2p", "mountPath": "/var/run"}]}],
     })  # fmt: skip
 
     cleaned = clean(pod)
@@ -129,6 +130,33 @@ def test_a_bare_pod_is_bound_to_no_node_and_no_token() -> None:
     assert cleaned["spec"] == {
         "serviceAccountName": "default", "volumes": [{"name": "d"}], "containers": [{"name": "c"}],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        {"name": "api-token-files", "emptyDir": {}},
+        {"name": "api-token-files", "secret": {"secretName": "api-token-files"}},
+        {"name": "ci-token-admin", "secret": {"secretName": "ci-token-admin"}},
+        {"name": "other-token-x4k2p", "secret": {"secretName": "other-token-x4k2p"}},
+        {"name": "files", "secret": {"secretName": "ci-token-x4k2p"}},
+        {"name": "kube-api-access-files", "configMap": {"name": "files"}},
+    ],
+    ids=["no secret", "another name", "spelled by a person", "of another account", "named by a person", "no token"],
+)
+def test_a_bare_pod_keeps_each_volume_that_its_cluster_did_not_give_it(volume: dict[str, Any]) -> None:
+    mounted = {"name": "c", "volumeMounts": [{"name": volume["name"], "mountPath": "/files"}]}
+    pod = made("Pod", spec={"serviceAccountName": "ci", "volumes": [volume], "containers": [mounted]})
+
+    assert clean(pod) == pod
+
+
+def test_a_token_volume_of_an_account_with_dots_in_its_name_is_known() -> None:
+    token = {"name": "ci-gx-token-x4k2p", "secret": {"secretName": "ci.gx-token-x4k2p"}}
+
+    cleaned = clean(made("Pod", spec={"serviceAccountName": "ci.gx", "volumes": [token], "containers": []}))
+
+    assert cleaned == made("Pod", spec={"serviceAccountName": "ci.gx", "containers": []})
 
 
 def test_a_job_gets_a_selector_of_its_own() -> None:
