@@ -14,11 +14,12 @@ from gxbackup.cluster_objects.naming import Object, label_of
 # An owner is named by its uid, which a restored owner has not: the garbage collector would delete what names it.
 _METADATA = ("uid", "resourceVersion", "managedFields", "creationTimestamp", "selfLink", "generation",
              "ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName")  # fmt: skip
+_LEADER = "control-plane.alpha.kubernetes.io/leader"
 _ANNOTATIONS = (
     "kubectl.kubernetes.io/last-applied-configuration",
     "deployment.kubernetes.io/revision",
     "deprecated.daemonset.template.generation",
-    "control-plane.alpha.kubernetes.io/leader",
+    _LEADER,
     "kubernetes.io/service-account.uid",
     "endpoints.kubernetes.io/last-change-trigger-time",
     # A claim that says it is bound, beside a volume that is not there, is lost for good.
@@ -116,8 +117,14 @@ def _is_made_by_cluster(found: Object) -> bool:
         or (kind == "Secret" and found.get("type") == _TOKEN_SECRET and bool(_TOKEN_NAME.search(metadata["name"])))
         or (kind == "Secret" and found.get("type") == "bootstrap.kubernetes.io/token")
         or (kind == "ConfigMap" and metadata["name"] == "kube-root-ca.crt")
-        or "control-plane.alpha.kubernetes.io/leader" in (metadata.get("annotations") or {})
+        or (_LEADER in (metadata.get("annotations") or {}) and _holds_nothing_but_a_leader(found))
     )
+
+
+def _holds_nothing_but_a_leader(found: Object) -> bool:
+    """Tell whether an object is there for its annotation: a claim or a ConfigMap of somebody's may bear it too."""
+    held = {"Lease": (), "Endpoints": ("subsets",), "ConfigMap": ("data", "binaryData")}.get(found["kind"])
+    return held is not None and not any(found.get(field) for field in held)
 
 
 def _is_made_by(metadata: Object, manager: str) -> bool:

@@ -54,3 +54,23 @@ def test_a_bare_pod_comes_back_with_its_own_volumes(tmp_path: Path) -> None:
     assert "api-token-files" in [one["name"] for one in spec["volumes"]]
     assert files in spec["containers"][0]["volumeMounts"]
     assert not {one["name"] for one in spec["volumes"]} & {*given} - {"api-token-files"}
+
+
+def test_what_bears_a_leaders_annotation_comes_back_without_it(tmp_path: Path) -> None:
+    led = {"annotations": {"control-plane.alpha.kubernetes.io/leader": "{}"}}
+    claim = {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}, "storageClassName": "none",
+    }  # fmt: skip
+    create([
+        made("ConfigMap", "led", metadata={**led}, data={"kept": "yes"}),
+        made("ConfigMap", "election", metadata={**led}),
+        made("PersistentVolumeClaim", "led", metadata={**led}, spec=claim),
+    ])  # fmt: skip
+
+    lose_and_restore(tmp_path)
+
+    restored = live("configmap", "led", NAMESPACE)
+    assert restored["data"] == {"kept": "yes"}
+    assert "annotations" not in restored["metadata"]
+    assert live("pvc", "led", NAMESPACE)["spec"]["resources"] == claim["resources"]
+    assert "NotFound" in kubectl("get", "configmap", "election", "-n", NAMESPACE, check=False)

@@ -90,6 +90,30 @@ def test_what_the_cluster_makes_itself_or_what_has_ended_has_no_form_for_a_resto
     assert clean(theirs) is None
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        made("ConfigMap", data={"a": "b"}),
+        made("ConfigMap", binaryData={"a": "AAAA"}),
+        made("PersistentVolumeClaim", spec={"volumeName": "disk"}),
+        made("Endpoints", subsets=[{"addresses": [{"ip": "192.0.2.7"}]}]),
+    ],
+    ids=["data", "binary data", "claim", "addresses"],
+)
+def test_what_holds_more_than_a_leaders_name_is_restored_without_it(held: dict[str, Any]) -> None:
+    led = copy.deepcopy(held)
+    led["metadata"]["annotations"] = {"control-plane.alpha.kubernetes.io/leader": "{}"}
+
+    assert clean(led) == held
+
+
+@pytest.mark.parametrize("kind", ["Endpoints", "Lease", "ConfigMap"])
+def test_what_holds_a_leaders_name_alone_is_not_restored(kind: str) -> None:
+    annotations = {"control-plane.alpha.kubernetes.io/leader": "{}"}
+
+    assert clean(made(kind, metadata={"annotations": annotations})) is None
+
+
 def test_what_is_in_a_namespace_that_was_being_deleted_goes_with_it() -> None:
     cleaner = Cleaner()
 
