@@ -42,6 +42,8 @@ _OURS = {"app.kubernetes.io/managed-by": "gx-backup"}
 _TOKEN_NAME = re.compile(r"-token-[a-z0-9]{5}$")
 # The letters and digits of names that Kubernetes generates: without vowels, so that they spell nothing.
 _GENERATED = "[bcdfghjklmnpqrstvwxz2456789]{5}"
+# They make the slices of each Service, and mirror Endpoints; a slice that names another manager is somebody's own.
+_SLICING = ("endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io")
 _JOB_LABELS = ("controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name")
 
 
@@ -58,7 +60,7 @@ def is_left_out(found: Object, selecting_services: set[tuple[str, str]]) -> bool
     if found["kind"] == "Endpoints":
         return (metadata["namespace"], metadata["name"]) in selecting_services
     if found["kind"] == "EndpointSlice":
-        return "endpointslice.kubernetes.io/managed-by" in labels or bool(metadata.get("ownerReferences"))
+        return labels.get("endpointslice.kubernetes.io/managed-by") in _SLICING
     return False
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from estate import await_condition
 
 from gxbackup.sources.kubernetes_objects import KubernetesObjects
 from tests.cluster.objects_estate import captured, create, host, live, work
@@ -74,3 +75,30 @@ def test_what_bears_a_leaders_annotation_comes_back_without_it(tmp_path: Path) -
     assert "annotations" not in restored["metadata"]
     assert live("pvc", "led", NAMESPACE)["spec"]["resources"] == claim["resources"]
     assert "NotFound" in kubectl("get", "configmap", "election", "-n", NAMESPACE, check=False)
+
+
+def test_a_slice_that_somebody_manages_comes_back_and_the_clusters_own_are_made_anew(tmp_path: Path) -> None:
+    labels = {"kubernetes.io/service-name": "outside", "endpointslice.kubernetes.io/managed-by": "somebody.example"}
+    port = {"name": "sql", "port": 5432, "protocol": "TCP"}
+    addresses = [{"addresses": ["192.0.2.7"]}]
+    create([
+        made("Service", "outside", spec={"ports": [{"name": "sql", "port": 5432}]}),
+        made("EndpointSlice", "by-hand", "discovery.k8s.io/v1beta1", metadata={"labels": labels},
+             addressType="IPv4", endpoints=addresses, ports=[port]),
+        made("Service", "mirrored", spec={"ports": [{"port": 80}]}),
+        made("Endpoints", "mirrored", subsets=[{"addresses": [{"ip": "192.0.2.8"}], "ports": [{"port": 80}]}]),
+    ])  # fmt: skip
+    await_condition("the Endpoints are mirrored", lambda: len(slices()) == 2, 30)
+    before = slices()
+
+    lose_and_restore(tmp_path)
+
+    restored = live("endpointslice", "by-hand", NAMESPACE)
+    assert restored["metadata"]["labels"] == labels
+    assert [one["addresses"] for one in restored["endpoints"]] == [["192.0.2.7"]]
+    await_condition("the Endpoints are mirrored again", lambda: len(slices()) == 2, 30)
+    assert slices() & before == {"endpointslice.discovery.k8s.io/by-hand"}
+
+
+def slices() -> set[str]:
+    return set(kubectl("get", "endpointslice", "-n", NAMESPACE, "--output=name").split())

@@ -204,11 +204,24 @@ def test_only_what_a_controller_makes_from_another_object_is_left_out_of_a_backu
     assert is_left_out(made("Pod", metadata={"labels": {"app.kubernetes.io/managed-by": "gx-backup"}}), set())
     assert is_left_out(made("Endpoints", "peer"), selecting)
     assert not is_left_out(made("Endpoints", "outside-database"), selecting)
-    assert is_left_out(
-        made("EndpointSlice", metadata={"labels": {"endpointslice.kubernetes.io/managed-by": "c"}}), set()
-    )
     assert not is_left_out(made("EndpointSlice"), set())
     assert not is_left_out(made("Secret", metadata=owned), set())
+
+
+@pytest.mark.parametrize(
+    ("manager", "is_made_by_the_cluster"),
+    [
+        ("endpointslice-controller.k8s.io", True),
+        ("endpointslicemirroring-controller.k8s.io", True),
+        ("somebody.example", False),
+    ],
+)
+def test_a_slice_is_left_out_only_where_the_clusters_own_controllers_manage_it(
+    manager: str, is_made_by_the_cluster: bool
+) -> None:
+    labels = {"endpointslice.kubernetes.io/managed-by": manager}
+
+    assert is_left_out(made("EndpointSlice", metadata={"labels": labels}), set()) is is_made_by_the_cluster
 
 
 def test_what_a_fresh_cluster_brings_itself_is_known() -> None:
