@@ -56,12 +56,17 @@ def is_left_out(found: Object, selecting_services: set[tuple[str, str]]) -> bool
     metadata = found["metadata"]
     labels = metadata.get("labels") or {}
     if found["kind"] in _OWNED:
-        return bool(metadata.get("ownerReferences")) or _OURS.items() <= labels.items()
+        return is_controlled(found) or _OURS.items() <= labels.items()
     if found["kind"] == "Endpoints":
         return (metadata["namespace"], metadata["name"]) in selecting_services
     if found["kind"] == "EndpointSlice":
         return labels.get("endpointslice.kubernetes.io/managed-by") in _SLICING
     return False
+
+
+def is_controlled(found: Object) -> bool:
+    """Tell whether a controller makes an object from its owner; any other owner only takes it along when it goes."""
+    return any(owner.get("controller") for owner in found["metadata"].get("ownerReferences") or ())
 
 
 def is_built_in(found: Object) -> bool:

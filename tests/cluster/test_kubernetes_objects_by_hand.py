@@ -102,3 +102,19 @@ def test_a_slice_that_somebody_manages_comes_back_and_the_clusters_own_are_made_
 
 def slices() -> set[str]:
     return set(kubectl("get", "endpointslice", "-n", NAMESPACE, "--output=name").split())
+
+
+def test_a_running_job_that_its_owner_does_not_control_comes_back(tmp_path: Path) -> None:
+    create([made("ConfigMap", "owner")])
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner",
+             "uid": live("configmap", "owner", NAMESPACE)["metadata"]["uid"]}  # fmt: skip
+    container = {"name": "c", "image": "gx-test/base:1", "command": ["sleep", "9"]}
+    template = {"spec": {"restartPolicy": "Never", "nodeSelector": NOWHERE, "containers": [container]}}
+    create([made("Job", "owned", "batch/v1", metadata={"ownerReferences": [owner]}, spec={"template": template})])
+    await_condition("the job runs", lambda: bool(kubectl("get", "pod", "-n", NAMESPACE, "--output=name")), 30)
+
+    lose_and_restore(tmp_path)
+
+    restored = live("job", "owned", NAMESPACE)
+    assert restored["spec"]["template"]["spec"]["containers"][0]["command"] == ["sleep", "9"]
+    assert "ownerReferences" not in restored["metadata"]

@@ -196,7 +196,7 @@ def test_a_job_gets_a_selector_of_its_own() -> None:
 
 
 def test_only_what_a_controller_makes_from_another_object_is_left_out_of_a_backup() -> None:
-    owned = {"ownerReferences": [{"kind": "X"}]}
+    owned = {"ownerReferences": [{"kind": "Y"}, {"kind": "X", "controller": True}]}
     selecting = {("fabric", "peer")}
 
     assert is_left_out(made("Pod", metadata=owned), set())
@@ -206,6 +206,14 @@ def test_only_what_a_controller_makes_from_another_object_is_left_out_of_a_backu
     assert not is_left_out(made("Endpoints", "outside-database"), selecting)
     assert not is_left_out(made("EndpointSlice"), set())
     assert not is_left_out(made("Secret", metadata=owned), set())
+
+
+@pytest.mark.parametrize("kind", ["Job", "Pod", "ReplicaSet", "ControllerRevision"])
+def test_an_owner_that_is_no_controller_leaves_nothing_out_of_a_backup(kind: str) -> None:
+    """`kubectl create job --from=cronjob/…` names such an owner."""
+    owned = made(kind, metadata={"ownerReferences": [{"kind": "X", "controller": False}, {"kind": "Y"}]})
+
+    assert not is_left_out(owned, set())
 
 
 @pytest.mark.parametrize(
