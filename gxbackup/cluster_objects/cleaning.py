@@ -39,7 +39,9 @@ _FAIRNESS = "api-priority-and-fairness-config-producer"
 _TOKEN_SECRET = "kubernetes.io/service-account-token"  # noqa: S105 - the type of a Secret, no secret
 # Pods of our own, while another restore looks into a volume.
 _OURS = {"app.kubernetes.io/managed-by": "gx-backup"}
-_TOKEN_NAME = re.compile(r"-token-[a-z0-9]{5}$")
+_TOKEN_FIELDS = ("ca.crt", "namespace", "token")
+# The cluster itself notes there when a token was last used, and from when on it is refused.
+_TOKEN_LABELS = ("kubernetes.io/legacy-token-last-used", "kubernetes.io/legacy-token-invalid-since")
 # The letters and digits of names that Kubernetes generates: without vowels, so that they spell nothing.
 _GENERATED = "[bcdfghjklmnpqrstvwxz2456789]{5}"
 # They make the slices of each Service, and mirror Endpoints; a slice that names another manager is somebody's own.
@@ -121,7 +123,7 @@ def _is_made_by_cluster(found: Object) -> bool:
     metadata, kind = found["metadata"], found["kind"]
     return (
         kind in _OF_NODES
-        or (kind == "Secret" and found.get("type") == _TOKEN_SECRET and bool(_TOKEN_NAME.search(metadata["name"])))
+        or (kind == "Secret" and _is_generated_token(found))
         or (kind == "Secret" and found.get("type") == "bootstrap.kubernetes.io/token")
         or (kind == "ConfigMap" and metadata["name"] == "kube-root-ca.crt")
         or (_LEADER in (metadata.get("annotations") or {}) and _holds_nothing_but_a_leader(found))
@@ -132,6 +134,18 @@ def _holds_nothing_but_a_leader(found: Object) -> bool:
     """Tell whether an object is there for its annotation: a claim or a ConfigMap of somebody's may bear it too."""
     held = {"Lease": (), "Endpoints": ("subsets",), "ConfigMap": ("data", "binaryData")}.get(found["kind"])
     return held is not None and not any(found.get(field) for field in held)
+
+
+def _is_generated_token(secret: Object) -> bool:
+    """Tell whether a Secret is the token that the cluster makes for each account; one made by hand holds more."""
+    metadata = secret["metadata"]
+    account = (metadata.get("annotations") or {}).get("kubernetes.io/service-account.name") or ""
+    return (
+        secret.get("type") == _TOKEN_SECRET
+        and _is_token_of(account, metadata["name"])
+        and not {*(metadata.get("labels") or ())} - {*_TOKEN_LABELS}
+        and not {*(secret.get("data") or ())} - {*_TOKEN_FIELDS}
+    )
 
 
 def _is_made_by(metadata: Object, manager: str) -> bool:
@@ -156,11 +170,13 @@ def _drop(parent: Object, field: str, keys: tuple[str, ...]) -> None:
 
 def _secret(cleaned: Object) -> None:
     if cleaned.get("type") == _TOKEN_SECRET:  # made by hand: its new cluster fills it
-        _drop(cleaned, "data", ("token", "ca.crt", "namespace"))
+        _drop(cleaned, "data", _TOKEN_FIELDS)
+        _drop(cleaned["metadata"], "labels", _TOKEN_LABELS)
 
 
 def _service_account(cleaned: Object) -> None:
-    kept = [one for one in cleaned.pop("secrets", None) or () if not _TOKEN_NAME.search(one.get("name", ""))]
+    account = cleaned["metadata"]["name"]
+    kept = [one for one in cleaned.pop("secrets", None) or () if not _is_token_of(account, one.get("name", ""))]
     if kept:
         cleaned["secrets"] = kept
 

@@ -118,3 +118,20 @@ def test_a_running_job_that_its_owner_does_not_control_comes_back(tmp_path: Path
     restored = live("job", "owned", NAMESPACE)
     assert restored["spec"]["template"]["spec"]["containers"][0]["command"] == ["sleep", "9"]
     assert "ownerReferences" not in restored["metadata"]
+
+
+def test_a_token_secret_made_by_hand_comes_back_with_its_account_and_is_filled(tmp_path: Path) -> None:
+    metadata = {"labels": {"for": "ci"}, "annotations": {"kubernetes.io/service-account.name": "ci"}}
+    create([
+        made("ServiceAccount", "ci", secrets=[{"name": "ci-token-admin"}]),
+        made("Secret", "ci-token-admin", metadata=metadata, type="kubernetes.io/service-account-token",
+             data={"extra": "AAAA"}),
+    ])  # fmt: skip
+
+    lose_and_restore(tmp_path)
+
+    assert {"name": "ci-token-admin"} in live("serviceaccount", "ci", NAMESPACE)["secrets"]
+    await_condition("it is filled", lambda: "token" in live("secret", "ci-token-admin", NAMESPACE)["data"], 30)
+    restored = live("secret", "ci-token-admin", NAMESPACE)
+    assert restored["data"]["extra"] == "AAAA"
+    assert restored["metadata"]["labels"] == {"for": "ci"}

@@ -21,6 +21,14 @@ def made(
     return {"apiVersion": api, "kind": kind, "metadata": metadata, **fields}
 
 
+def token_secret(name: str, data: dict[str, str] | None = None, **metadata: Any) -> dict[str, Any]:
+    """Return a token of account backend, as its cluster has filled it."""
+    annotations = {"kubernetes.io/service-account.name": "backend", "kubernetes.io/service-account.uid": "u"}
+    filled = {"ca.crt": "AAAA", "namespace": "AAAA", "token": "AAAA", **(data or {})}
+    return made("Secret", name, type="kubernetes.io/service-account-token", data=filled,
+                metadata={"annotations": annotations, **metadata})  # fmt: skip
+
+
 def test_what_belongs_to_one_life_of_an_object_is_not_applied_again() -> None:
     lived = made(
         "ConfigMap",
@@ -76,7 +84,8 @@ def test_a_volume_names_its_claim_without_the_claims_former_uid() -> None:
 @pytest.mark.parametrize(
     "theirs",
     [
-        made("Secret", "backend-token-x4k2p", type="kubernetes.io/service-account-token"),
+        token_secret("backend-token-x4k2p"),
+        token_secret("backend-token-x4k2p", labels={"kubernetes.io/legacy-token-last-used": "2026-11-22"}),
         made("ConfigMap", "kube-root-ca.crt"),
         made("Node", namespace=None),
         made("ConfigMap", metadata={"deletionTimestamp": "2026-11-22T02:00:00Z"}),
@@ -84,7 +93,7 @@ def test_a_volume_names_its_claim_without_the_claims_former_uid() -> None:
         made("Pod", status={"phase": "Succeeded"}),
         made("Job", api="batch/v1", status={"conditions": [{"type": "Complete", "status": "True"}]}),
     ],
-    ids=["token", "root-ca", "node", "being-deleted", "leader-election", "ended-pod", "ended-job"],
+    ids=["token", "used token", "root-ca", "node", "being-deleted", "leader-election", "ended-pod", "ended-job"],
 )
 def test_what_the_cluster_makes_itself_or_what_has_ended_has_no_form_for_a_restore(theirs: dict[str, Any]) -> None:
     assert clean(theirs) is None
@@ -133,10 +142,36 @@ def test_a_token_secret_made_by_hand_is_filled_by_its_new_cluster() -> None:
                            metadata={"annotations": {"kubernetes.io/service-account.name": "deployer"}})  # fmt: skip
 
 
-def test_a_service_account_forgets_its_generated_tokens_only() -> None:
-    cleaned = clean(made("ServiceAccount", secrets=[{"name": "one-token-abc12"}, {"name": "pull"}]))
+@pytest.mark.parametrize(
+    ("theirs", "kept"),
+    [
+        (token_secret("backend-token-admin"), {}),
+        (token_secret("other-token-x4k2p"), {}),
+        (token_secret("backend-token-x4k2p", {"extra": "AAAA"}), {"data": {"extra": "AAAA"}}),
+        (token_secret("backend-token-x4k2p", labels={"app": "x"}), {"labels": {"app": "x"}}),
+    ],
+    ids=["spelled by a person", "of another account", "with data", "with labels"],
+)
+def test_a_token_secret_that_was_not_generated_is_restored(theirs: dict[str, Any], kept: dict[str, Any]) -> None:
+    cleaned = clean(theirs)
 
-    assert cleaned == made("ServiceAccount", secrets=[{"name": "pull"}])
+    assert cleaned is not None
+    assert cleaned["metadata"].get("labels") == kept.get("labels")
+    assert cleaned.get("data") == kept.get("data")
+
+
+def test_a_token_that_was_refused_in_its_former_cluster_is_not_in_its_new_one() -> None:
+    cleaned = clean(token_secret("ci", labels={"kubernetes.io/legacy-token-invalid-since": "2026-11-22", "app": "x"}))
+
+    assert cleaned is not None
+    assert cleaned["metadata"]["labels"] == {"app": "x"}
+
+
+def test_a_service_account_forgets_its_generated_tokens_only() -> None:
+    kept = [{"name": "pull"}, {"name": "one-token-admin"}, {"name": "other-token-x4k2p"}]
+    cleaned = clean(made("ServiceAccount", secrets=[{"name": "one-token-x4k2p"}, *kept]))
+
+    assert cleaned == made("ServiceAccount", secrets=kept)
 
 
 def test_a_bare_pod_is_bound_to_no_node_and_no_token() -> None:
