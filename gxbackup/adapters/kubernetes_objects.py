@@ -52,7 +52,7 @@ class ObjectApi:
 
     def discover(self) -> Discovery:
         """Ask for every group, every version, every kind that can be listed."""
-        return discovered(self._ask("GET", "/apis")[0]["groups"], self._resources)
+        return discovered(self._ask("GET", "/apis")[0]["groups"], self._resources, self.listing)
 
     def kinds(self, version: str) -> list[Kind]:
         """Ask what one version of a group serves now. Raises: ApiRefusalError, also where it serves nothing."""
@@ -87,12 +87,14 @@ class ObjectApi:
         """
         Apply an object on the server's side; return how it is now, and whether this call created it. Safe to repeat.
 
-        `dry_run`: checked and answered, nothing is kept. Raises: ApiRefusalError.
+        It is spelled in the version of `kind`. `dry_run`: checked and answered, nothing is kept.
+        Raises: ApiRefusalError.
         """
         metadata = wanted["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         path = kind.path(metadata.get("namespace"), metadata["name"])
-        answer, status = self._send("PATCH", path, query, wanted, "application/apply-patch+yaml")
+        spelled = {**wanted, "apiVersion": kind.api_version}
+        answer, status = self._send("PATCH", path, query, spelled, "application/apply-patch+yaml")
         return answer, status == 201
 
     def amend(self, kind: Kind, name: str, change: Callable[[Object], Object | None]) -> bool:

@@ -92,11 +92,14 @@ def captured_kinds(discovery: Discovery, skip_kinds: Sequence[str]) -> list[Kind
 
 
 def left_standing(discovery: Discovery, skip_kinds: Sequence[str]) -> list[str]:
-    """Return why whole groups cannot be captured, except groups of which every kind is skipped."""
+    """Return why groups cannot be captured, and kinds not with all their fields, except what is skipped."""
     return [
-        failure
-        for failure in discovery.failures
-        if not is_matched(f"*.{failure.partition('/')[0].partition(':')[0]}", skip_kinds)
+        *(
+            failure
+            for failure in discovery.failures
+            if not is_matched(f"*.{failure.partition('/')[0].partition(':')[0]}", skip_kinds)
+        ),
+        *(reason for dotted, reason in discovery.hidden.items() if not is_matched(dotted, skip_kinds)),
     ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from gxbackup.adapters.kubernetes_answers import ApiRefusalError
 from gxbackup.adapters.kubernetes_objects import ObjectApi
 from gxbackup.cluster_objects import cleaning, volumes
+from gxbackup.cluster_objects.definitions import defined_kinds, instead_of, is_definition
 from gxbackup.cluster_objects.differences import added_paths, changed_paths
 from gxbackup.cluster_objects.naming import Choice, Kind, Object, label_of, name_of
 
@@ -41,7 +42,9 @@ class ChosenObjects:
         self.not_for_restore = 0
         self._file = file
         self._defined: set[tuple[str, str]] = set()
-        self._served: dict[tuple[str, str], Kind] = {**api.discover().served}
+        discovery = api.discover()
+        self._served: dict[tuple[str, str], Kind] = {**discovery.served}
+        self._stored: dict[tuple[str, str], Kind] = {**discovery.stored}
 
     def __iter__(self) -> Iterator[Object]:
         """Yield each object in the order of the snapshot, which is that of a restore."""
@@ -63,8 +66,14 @@ class ChosenObjects:
                 yield cleaned
 
     def served(self, wanted: Object) -> Kind | None:
-        """Return how the cluster serves an object's kind; None where it does not."""
-        return self._served.get((wanted["apiVersion"], wanted["kind"]))
+        """
+        Return how the cluster serves an object's kind; None where it does not.
+
+        A custom resource's is that of the version it is stored in: in another one, copying it loses fields, and
+        applying takes them from the live object.
+        """
+        key = (wanted["apiVersion"], wanted["kind"])
+        return self._stored.get(key) or self._served.get(key)
 
     def serves_all(self, definition: Object) -> bool:
         """Ask whether the cluster serves by now every kind that a CustomResourceDefinition defines."""
@@ -76,6 +85,8 @@ class ChosenObjects:
                 if error.status != 404 and not error.retryable:
                     raise
                 return False
+        self._stored = {key: kind for key, kind in self._stored.items() if key not in defined}
+        self._stored |= instead_of(definition, self._served)
         return defined <= self._served.keys()
 
     def is_defined(self, wanted: Object) -> bool:
@@ -134,21 +145,6 @@ class ChosenObjects:
                 return Verdict.UNTRIED
             raise
         return Verdict.ACCEPTED
-
-
-def is_definition(found: Object) -> bool:
-    """Tell whether an object is a CustomResourceDefinition."""
-    return label_of(found) == "apiextensions.k8s.io/v1 CustomResourceDefinition"
-
-
-def defined_kinds(definition: Object) -> set[tuple[str, str]]:
-    """Return apiVersion and kind of what a CustomResourceDefinition defines."""
-    spec = definition["spec"]
-    return {
-        (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
-        for version in spec["versions"]
-        if version["served"]
-    }
 
 
 def _cannot_be_tried(error: ApiRefusalError) -> bool:

@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 
 from gxbackup.cluster_objects import volumes
-from gxbackup.cluster_objects.choosing import ChosenObjects, is_definition
+from gxbackup.cluster_objects.choosing import ChosenObjects
+from gxbackup.cluster_objects.definitions import is_definition
 from gxbackup.cluster_objects.journal import Journal
 from gxbackup.cluster_objects.naming import Object, name_of
 from gxbackup.cluster_objects.trying import extra_in_words, listed, survey, with_paths

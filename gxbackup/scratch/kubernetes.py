@@ -17,7 +17,8 @@ from typing import Any
 from gxbackup.adapters.kubernetes_api import connect
 from gxbackup.adapters.kubernetes_objects import ObjectApi
 from gxbackup.cluster_objects import cleaning
-from gxbackup.cluster_objects.choosing import ChosenObjects, is_definition
+from gxbackup.cluster_objects.choosing import ChosenObjects
+from gxbackup.cluster_objects.definitions import is_definition
 from gxbackup.cluster_objects.journal import Journal
 from gxbackup.cluster_objects.naming import SYSTEM_NAMESPACES, Kind, Object, name_of
 from gxbackup.cluster_objects.putting import Putting
