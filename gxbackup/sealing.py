@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 import subprocess
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ from gxbackup.parts import CHUNK_BYTES, DigestBeside, Drain, Feeder, PartWriter,
 from gxbackup.ports import PlainStream
 
 AGE_HINT = "install the Debian package age (README, Set up a host)"
+# age names the file before its own reason; what it says of an artifact never begins so.
+_IDENTITY_UNREAD = re.compile(r'^age: error: reading ".*?": (?:failed to read ".*?": )?(.*)$', re.MULTILINE)
 # Two workers keep the two cores of the smallest host busy; more only cost memory.
 ZSTD_THREADS = max(1, min(4, os.cpu_count() or 1))
 
@@ -142,7 +146,7 @@ def unseal(
     made of the bytes must not be used before the iterator ended (a cut age file yields plausible output first). What
     zstd packed is kept in `packed`, where one is given.
 
-    Raises: SealingError (wrong identity), IntegrityError.
+    Raises: SetupError (no identity), SealingError (another identity), IntegrityError.
     """
     check_identity(identity_file)
     read_end, write_end = os.pipe()
@@ -159,7 +163,7 @@ def unseal(
             assert age.stdout
             widen(write_end, age.stdout)
             feeder.start()
-            chunks = _opened(artifact, age, packed)
+            chunks = _opened(artifact, age, identity_file, packed)
             try:
                 yield chunks
             finally:
@@ -171,7 +175,11 @@ def unseal(
 
 
 def check_identity(identity_file: Path | None) -> Path:
-    """Return the age identity file that restores read; SetupError where it is unset, absent or open to others."""
+    """
+    Return the age identity file that restores read, after age itself has read it.
+
+    Raises: SetupError where it is unset, absent, open to others, or age cannot read it as an identity.
+    """
     hint = "set GX_IDENTITY_FILE to the recovery (or rehearsal) identity, a file of mode 0600"
     if identity_file is None:
         raise SetupError("age identity: GX_IDENTITY_FILE is not set", hint)
@@ -181,10 +189,32 @@ def check_identity(identity_file: Path | None) -> Path:
         raise SetupError(f"age identity {identity_file}: cannot be read: {error.strerror}", hint) from None
     if mode & 0o077:
         raise SetupError(f"age identity {identity_file}: expected mode 0600, seen {mode & 0o777:04o}", hint)
+    if stat.S_ISDIR(mode):
+        raise SetupError(f"age identity {identity_file}: expected a file, seen a folder", hint)
+    if not stat.S_ISFIFO(mode):  # a pipe gives its bytes once, and who opens the first artifact needs them
+        _require_identity(identity_file)
     return identity_file
 
 
-def _opened(artifact: Artifact, age: Child, packed: IO[bytes] | None) -> Generator[bytes]:
+def _require_identity(identity_file: Path) -> None:
+    """Have age read the identity before anything is fetched: it does so before it misses the artifact's header."""
+    process.find_program("age", AGE_HINT)
+    words = ["age", "--decrypt", "--identity", str(identity_file)]
+    _blame_identity(identity_file, process.run(words, timeout_seconds=30, stdin=b"", check=False).complaint())
+
+
+def _blame_identity(identity_file: Path, complaint: str) -> None:
+    """Raise SetupError where age says that it is the identity file which it cannot read."""
+    if (unread := _IDENTITY_UNREAD.search(complaint)) is None:
+        return
+    raise SetupError(
+        f"age identity {identity_file}: expected a line AGE-SECRET-KEY-1…, seen none that age can read: {unread[1]}",
+        "type it again: one line, capitals, no blank before it, and not the public key (age1…)",
+        f"`age-keygen -y {identity_file}` prints its public key once it is right; the inventory lists it in recipients",
+    )
+
+
+def _opened(artifact: Artifact, age: Child, identity_file: Path, packed: IO[bytes] | None) -> Generator[bytes]:
     assert age.stdout and age.stderr
     digest = DigestBeside()
     size_bytes = 0
@@ -206,6 +236,7 @@ def _opened(artifact: Artifact, age: Child, packed: IO[bytes] | None) -> Generat
     age.stdout.close()
     complaint = age.stderr.read().decode("utf-8", "replace").strip()
     status = age.wait(60)
+    _blame_identity(identity_file, complaint)
     if "no identity matched" in complaint:
         raise SealingError(
             f"{artifact.path}: sealed to other recipients than this identity",

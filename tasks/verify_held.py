@@ -25,6 +25,7 @@ def verify_hashes(held: Catalog, snapshots: list[HeldSnapshot]) -> list[Finding]
 @task(task_run_name="open {one.artifact.path} of {one.snapshot}", **BULK)
 def open_held(held: Catalog, one: ToOpen, area: Path) -> str:
     """Read one artifact back, unseal it, and have its own tool read it to the end; nothing of it stays."""
+    identity_file = host.identity_file()
     artifact = one.artifact.model_copy(update={"held_in": None})
     require_room(area, artifact.sealed_size_bytes + opening.room_bytes(artifact), one.name())
     chosen = Chosen(
@@ -35,6 +36,6 @@ def open_held(held: Catalog, one: ToOpen, area: Path) -> str:
         restoring.fetch(host.remote(), chosen, area)
         files = [*restoring.sealed_files(artifact, area)]
         plain = area / Path(artifact.path).name.removesuffix(layout.SEALED_SUFFIX)
-        return opening.open_artifact(artifact, files, host.identity_file(), plain)
+        return opening.open_artifact(artifact, files, identity_file, plain)
     finally:
         drop(area, [part.path for part in artifact.parts])

@@ -236,6 +236,17 @@ def test_a_wrong_identity_is_said_before_the_target_is_touched(place: Place) -> 
     assert beside(place) == []
 
 
+def test_a_mistyped_identity_is_said_before_anything_is_asked_of_the_remote(place: Place) -> None:
+    mistyped = place.root / "keys" / "mistyped.txt"
+    mistyped.touch(mode=0o600)
+    mistyped.write_text("AGE-SECRET-KEY-1MISTYPED\n")
+    shutil.rmtree(place.remote)
+    place.play("vps1", GX_IDENTITY_FILE=str(mistyped))
+
+    with pytest.raises(SetupError, match=f"age identity {mistyped}: expected a line AGE-SECRET-KEY-1…"):
+        restore(mode="in-place", approve=True)
+
+
 def test_the_rehearsal_identity_restores_too(place: Place, tmp_path: Path) -> None:
     backup_vps1()
     place.play("vps1", GX_IDENTITY_FILE=str(place.root / "keys" / "rehearsal.txt"))

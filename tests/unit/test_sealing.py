@@ -179,6 +179,77 @@ def test_an_identity_that_others_may_read_is_refused(tmp_path: Path) -> None:
         sealing.check_identity(file)
 
 
+PUBLIC = "age1xj9hrwtmlsdksp8tz0p90cn3yn3rzwzqcnsjufrhmywz7tewpamqs9sgys"
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        ("AGE-SECRET-KEY-1MISTYPED\n", "error at line 1: malformed secret key"),
+        ("", "no secret keys found"),
+        ("# public key: age1x\n", "no secret keys found"),
+        ("{secret_in_lower_case}\n", "error at line 1: unknown identity type"),
+        (" {secret}\n", "error at line 1: unknown identity type"),
+        ("{secret_with_a_wrong_letter}\n", "malformed secret key: invalid checksum"),
+        (f"{PUBLIC}\n", "error at line 1: unknown identity type"),
+    ],
+)
+def test_a_mistyped_identity_is_no_fault_of_the_backup(tmp_path: Path, keys: Keys, typed: str, why: str) -> None:
+    _, artifact = seal(Bytes(content(100_000)), tmp_path, keys)
+    secret = keys["recovery"][1].read_text().splitlines()[-1]
+    last = "Q" if secret[-1] != "Q" else "P"
+    file = tmp_path / "identity"
+    file.touch(mode=0o600)
+    text = typed.format(
+        secret=secret, secret_in_lower_case=secret.lower(), secret_with_a_wrong_letter=secret[:-1] + last
+    )
+    file.write_text(text)
+
+    for use in (sealing.check_identity, lambda identity: opened(artifact, tmp_path, identity)):
+        with pytest.raises(SetupError, match=why) as failure:
+            use(file)
+
+        assert f"age identity {file}: expected a line AGE-SECRET-KEY-1…, seen none that age can read: " in str(
+            failure.value
+        )
+        assert "HINT: type it again" in str(failure.value)
+        assert f"`age-keygen -y {file}`" in str(failure.value)
+        assert not text.strip() or text.strip() not in str(failure.value)
+        assert "filippo.io" not in str(failure.value)
+
+
+def test_a_folder_is_no_identity(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    with pytest.raises(SetupError, match="expected a file, seen a folder"):
+        sealing.check_identity(tmp_path)
+
+
+@pytest.mark.parametrize("written", ["{secret}", "{secret}\r\n", "# mine\n\n{secret}\n\n"])
+def test_an_identity_is_taken_however_its_line_ends(tmp_path: Path, keys: Keys, written: str) -> None:
+    _, artifact = seal(Bytes(content(4096)), tmp_path, keys)
+    file = tmp_path / "identity"
+    file.touch(mode=0o600)
+    file.write_bytes(written.format(secret=keys["recovery"][1].read_text().splitlines()[-1]).encode())
+
+    assert opened(artifact, tmp_path, sealing.check_identity(file)) == content(4096)
+
+
+@pytest.mark.parametrize("mistyped", [False, True])
+def test_an_identity_from_a_pipe_is_read_once(tmp_path: Path, keys: Keys, mistyped: bool) -> None:
+    _, artifact = seal(Bytes(content(4096)), tmp_path, keys)
+    pipe = tmp_path / "identity"
+    os.mkfifo(pipe, 0o600)
+    text = "AGE-SECRET-KEY-1MISTYPED" if mistyped else keys["recovery"][1].read_text()
+    threading.Thread(target=pipe.write_text, args=(text,), daemon=True).start()
+
+    if mistyped:
+        with pytest.raises(SetupError, match="malformed secret key"):
+            opened(artifact, tmp_path, sealing.check_identity(pipe))
+    else:
+        assert opened(artifact, tmp_path, sealing.check_identity(pipe)) == content(4096)
+
+
 def test_a_consumer_that_stops_half_way_leaves_no_process(tmp_path: Path, keys: Keys) -> None:
     _, artifact = seal(Bytes(content(6_000_000)), tmp_path, keys)
 
