@@ -79,12 +79,16 @@ def _without_a_dead_server() -> None:
         return
     if url:
         sys.stderr.write(f"Prefect server {url} does not answer: running without one\n")
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    # Unset, for Prefect sends events to an empty address too. A profile is left out: it may name that server again.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "PREFECT_PROFILE")
+    }
     environment |= {
         _SERVERLESS: "1",
+        "PREFECT_PROFILES_PATH": os.devnull,
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
-        "PREFECT_API_URL": "",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - this very command
 
