@@ -25,6 +25,7 @@ from gxbackup.manifest_cache import ManifestCache
 from gxbackup.model import Artifact, Catalog, HeldSnapshot, Leftover, Manifest, Rejected
 
 MANIFEST_LIMIT_BYTES = 64 * 1024**2
+_GONE = "is gone from the remote before its time"
 
 
 def load(remote: Remote, inventory: Inventory, server: str, scratch: Path) -> Catalog:
@@ -125,7 +126,7 @@ def chain_faults(catalog: Catalog, inventory: Inventory, last_written: tuple[str
 
 def lost_artifacts(catalog: Catalog, inventory: Inventory) -> list[str]:
     """
-    Tell what a manifest promises, its time has not run out, and the remote no longer holds: one line for each.
+    Tell what a manifest promises, its time has not run out, and the remote no longer holds whole: one line for each.
 
     A time has run out too where the rule that a newer copy was written under let the older one go: a promise may have
     been lowered, and put back. What a snapshot under `rejected` holds is there.
@@ -145,7 +146,7 @@ def lost_artifacts(catalog: Catalog, inventory: Inventory) -> list[str]:
                 continue
             age = layout.snapshot_time(newest or held.snapshot) - made
             faults += [
-                f"{held.snapshot}: {artifact.path} is gone from the remote before its time"
+                f"{held.snapshot}: {freshness.cut_file(catalog, held, artifact) or f'{artifact.path} {_GONE}'}"
                 for artifact in held.manifest.of(data_type)
                 if age <= timedelta(days=min(artifact.keep_days, promise.keep_days))
                 and artifact.held_in not in distrusted

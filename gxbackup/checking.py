@@ -73,8 +73,12 @@ def _content(artifact: Artifact) -> str:
     return artifact.content_sha256 or artifact.plain_sha256
 
 
-def require_equal(file: Path, part: Part) -> None:
-    """Raise IntegrityError unless a local file has the size and sha256 of a stored part."""
+def require_equal(file: Path, part: Part, *hints: str) -> None:
+    """
+    Raise IntegrityError unless a local file has the size and sha256 of a stored part.
+
+    The hints say what to do then; without any it is a file that this host wrote itself.
+    """
     try:
         seen_size_bytes = file.stat().st_size
         with file.open("rb", buffering=0) as opened:
@@ -87,7 +91,7 @@ def require_equal(file: Path, part: Part) -> None:
         raise IntegrityError(
             f"{part.path}: expected {part.size_bytes} bytes with sha256 {part.sha256}, "
             f"seen {seen_size_bytes} bytes, sha256 {seen}",
-            "damaged on the disk or on the way; is the disk healthy? see dmesg",
+            *(hints or ("damaged on the disk or on the way; is the disk healthy? see dmesg",)),
         )
 
 

@@ -27,6 +27,16 @@ def artifact_is_held(catalog: Catalog, held: HeldSnapshot, artifact: Artifact) -
     return where is not None and where.holds(artifact)
 
 
+def cut_file(catalog: Catalog, held: HeldSnapshot, artifact: Artifact) -> str:
+    """Say which stored file of an artifact has another size on the remote than promised; empty where none has."""
+    where = catalog.find(artifact.held_in) if artifact.held_in else held
+    files = where.files if where else {}
+    for part in artifact.parts:
+        if (seen := files.get(part.path, part.size_bytes)) != part.size_bytes:
+            return f"{part.path} is damaged on the remote: expected {part.size_bytes} bytes, seen {seen} bytes"
+    return ""
+
+
 def good_copies(catalog: Catalog, data_type: str) -> tuple[HeldSnapshot, ...]:
     """Return the snapshots that hold all of a data type and all that it builds on, newest first; as retention does."""
     good = [copy.held for copy in copies(catalog).values() if copy.data_type == data_type and copy.good]

@@ -19,6 +19,7 @@ from gxbackup.trees import TreeDifference
 
 LATEST = "latest"
 NAMES_TOLD = 15
+OTHERS_TOLD = 3
 
 
 class Chosen(Frozen):
@@ -31,6 +32,7 @@ class Chosen(Frozen):
     age_hours: float
     artifacts: tuple[Artifact, ...]
     remarks: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()  # good snapshots that share no stored file with this one, the next older one first
 
     def sealed_size_bytes(self) -> int:
         """Return how much is downloaded."""
@@ -61,9 +63,9 @@ def choose(catalog: Catalog, data_type: str, snapshot: str, now: datetime) -> Ch
         held = _named(catalog, data_type, snapshot, good)
     remarks = [f"{bad.snapshot} is not trusted: {bad.reason}" for bad in catalog.rejected]
     remarks += [
-        f"{newer.snapshot} is newer, but does not hold all of {data_type}: {_why(newer, data_type)}"
+        f"{newer.snapshot} is newer, but does not hold all of {data_type}: {reason}"
         for newer in catalog.snapshots
-        if newer.snapshot > held.snapshot and newer not in good and _why(newer, data_type)
+        if newer.snapshot > held.snapshot and newer not in good and (reason := _why(catalog, newer, data_type))
     ]
     return Chosen(
         server=catalog.server,
@@ -73,6 +75,7 @@ def choose(catalog: Catalog, data_type: str, snapshot: str, now: datetime) -> Ch
         age_hours=round((now - layout.snapshot_time(held.snapshot)).total_seconds() / 3600, 1),
         artifacts=held.manifest.of(data_type),
         remarks=tuple(remarks),
+        others=_others(held, data_type, good),
     )
 
 
@@ -88,12 +91,31 @@ def fetch(remote: Remote, chosen: Chosen, area: Path, progress: Callable[[Progre
         remote.download(layout.in_snapshot(chosen.remote_dir, snapshot), names, area, progress, may_link=True)
         for artifact in artifacts:
             for part in artifact.parts:
-                checking.require_equal(area / part.path, part)
+                checking.require_equal(area / part.path, part, *_if_damaged(chosen))
 
 
 def sealed_files(artifact: Artifact, area: Path) -> Sequence[Path]:
     """Return where `fetch` left an artifact's sealed files, in order."""
     return [area / part.path for part in artifact.parts]
+
+
+def _others(held: HeldSnapshot, data_type: str, good: Sequence[HeldSnapshot]) -> tuple[str, ...]:
+    files = _files(held, data_type)
+    others = [other.snapshot for other in good if files.isdisjoint(_files(other, data_type))]
+    return tuple(sorted(others, key=lambda other: other > held.snapshot)[:OTHERS_TOLD])
+
+
+def _files(held: HeldSnapshot, data_type: str) -> set[tuple[str, str]]:
+    """Return the stored files of a data type: an unchanged one lies in an earlier snapshot's folder."""
+    return {(artifact.held_in or held.snapshot, artifact.path) for artifact in held.manifest.of(data_type)}
+
+
+def _if_damaged(chosen: Chosen) -> tuple[str, str]:
+    others = " or ".join(f"`--snapshot {other}`" for other in chosen.others) or "flow list-snapshots shows which"
+    return (
+        "it may have been damaged on the way: start it again",
+        f"where the same is seen again, the remote's copy is damaged: take the next good snapshot: {others}",
+    )
 
 
 def _named(catalog: Catalog, data_type: str, snapshot: str, good: Sequence[HeldSnapshot]) -> HeldSnapshot:
@@ -102,7 +124,7 @@ def _named(catalog: Catalog, data_type: str, snapshot: str, good: Sequence[HeldS
             return held
     found = catalog.find(snapshot)
     if found is not None:
-        reason = _why(found, data_type) or f"it holds no {data_type}"
+        reason = _why(catalog, found, data_type) or f"it holds no {data_type}"
     elif bad := next((bad for bad in catalog.rejected if bad.snapshot == snapshot), None):
         reason = f"it is not trusted: {bad.reason}"
     elif any(left.snapshot == snapshot for left in catalog.leftovers):
@@ -112,15 +134,18 @@ def _named(catalog: Catalog, data_type: str, snapshot: str, good: Sequence[HeldS
     raise RestoreRefusedError(f"{data_type} {snapshot}: refused: {reason}", _known(catalog, good))
 
 
-def _why(held: HeldSnapshot, data_type: str) -> str:
-    """Say why a snapshot does not hold all of a data type; empty where it never meant to, or where it was pruned."""
+def _why(catalog: Catalog, held: HeldSnapshot, data_type: str) -> str:
+    """Say why a snapshot does not hold all of a data type; empty where it never meant to."""
     for gap in held.manifest.missing:
         if gap.data_type == data_type:
             return gap.reason
-    gone = [
-        artifact.path for artifact in held.manifest.of(data_type) if not held.holds(artifact) and not artifact.held_in
-    ]
-    return f"{gone[0]} is not on the remote (pruned, or lost)" if gone else ""
+    for artifact in held.manifest.of(data_type):
+        if not freshness.artifact_is_held(catalog, held, artifact):
+            if artifact.held_in and catalog.find(artifact.held_in) is None:
+                return f"{artifact.path} lies in {artifact.held_in}, which is gone or not trusted"
+            gone = f"{artifact.path} is not on the remote (pruned, or lost)"
+            return freshness.cut_file(catalog, held, artifact) or gone
+    return ""
 
 
 def _known(catalog: Catalog, good: Sequence[HeldSnapshot]) -> str:

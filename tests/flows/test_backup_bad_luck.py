@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import socket
@@ -15,10 +16,18 @@ import pytest
 
 from flows.backup_vps1 import backup_vps1
 from gxbackup import catalog, clock, layout, retention
-from gxbackup.errors import BackupError, IncompleteBackupError, IntegrityError, InventoryError, RemoteError, SetupError
+from gxbackup.errors import (
+    BackupError,
+    IncompleteBackupError,
+    IntegrityError,
+    InventoryError,
+    RemoteError,
+    RestoreRefusedError,
+    SetupError,
+)
 from tasks import host
 from tests import small_disks as disks
-from tests.flows.conftest import Place, manifest_of
+from tests.flows.conftest import Place, manifest_of, restore
 
 
 @pytest.fixture
@@ -245,6 +254,21 @@ def test_a_held_artifact_that_is_gone_before_its_time_makes_the_next_backup_red(
     (place.snapshots()[0] / "files" / "website" / "website.tar.zst.age").unlink()
 
     with pytest.raises(IntegrityError, match=r"website\.tar\.zst\.age is gone from the remote before its time"):
+        backup_vps1()
+
+    assert manifest_of(place.snapshots()[-1]).complete
+
+
+def test_a_held_artifact_that_was_cut_is_told_with_its_sizes_by_backup_and_restore(place: Place) -> None:
+    cut = backup_vps1()
+    file = place.snapshots()[0] / "files" / "website" / "website.tar.zst.age"
+    expected_bytes = file.stat().st_size
+    os.truncate(file, 100)
+    what = rf"website\.tar\.zst\.age is damaged on the remote: expected {expected_bytes} bytes, seen 100 bytes"
+
+    with pytest.raises(RestoreRefusedError, match=f"website {cut}: refused: files/website/{what}"):
+        restore(snapshot=cut)
+    with pytest.raises(IntegrityError, match=f"{cut}: files/website/{what}"):
         backup_vps1()
 
     assert manifest_of(place.snapshots()[-1]).complete

@@ -54,6 +54,19 @@ def test_a_damaged_artifact_is_never_restored_and_the_older_one_is(place: Place,
     assert describe(tmp_path / "look") == before
 
 
+def test_a_damaged_artifact_names_the_next_good_snapshots(place: Place) -> None:
+    oldest, older, newest, newer = (backup_vps1() for _ in range(4))
+    turn_a_bit(place.snapshots()[0], place.snapshots()[2])
+
+    with pytest.raises(IntegrityError, match="expected .* bytes with sha256") as failure:
+        restore(snapshot=newest)
+
+    again, others = failure.value.hints
+    assert again == "it may have been damaged on the way: start it again"
+    assert others.endswith(f": `--snapshot {older}` or `--snapshot {oldest}` or `--snapshot {newer}`")
+    assert "dmesg" not in str(failure.value)
+
+
 def edit_manifest(folder: Path) -> None:
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"keep_days": 30', '"keep_days": 1'))

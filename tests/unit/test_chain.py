@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from gxbackup import catalog, retention
+from gxbackup import catalog, restoring, retention
+from gxbackup.errors import RestoreRefusedError
 from gxbackup.inventory import Inventory
 from tests.unit.catalogs import KEYS, SITE, SITE_FILE, Promised, Shelf, Taken, daily, day, inventory, named
 
@@ -116,6 +117,27 @@ def test_a_snapshot_is_missed_until_the_shortest_promise_has_run_out() -> None:
     assert [line.split(":")[0] for line in faults(shelf, promised)] == [named(1)]
     daily(shelf, LONG + 1, LONG + 1, Taken(SITE, LONG))
     assert faults(shelf, promised) == []
+
+
+def test_a_file_that_was_cut_is_told_with_its_sizes_by_all_that_lie_in_it() -> None:
+    shelf = daily(Shelf(), 0, 2)
+    shelf.back_up(day(3), [Taken(SITE, held_in=named(2))])
+    shelf.put(named(2), SITE_FILE, 7)
+    promised_bytes = shelf.catalog().snapshots[2].manifest.artifacts[0].parts[0].size_bytes
+    cut = f"{SITE_FILE} is damaged on the remote: expected {promised_bytes} bytes, seen 7 bytes"
+
+    assert catalog.lost_artifacts(shelf.catalog(), inventory(website=Promised())) == [
+        f"{named(number)}: {cut}" for number in (2, 3)
+    ]
+    for number in (2, 3):
+        with pytest.raises(RestoreRefusedError, match=f"website {named(number)}: refused: {cut}"):
+            restoring.choose(shelf.catalog(), "website", named(number), day(3))
+    chosen = restoring.choose(shelf.catalog(), "website", restoring.LATEST, day(3))
+    assert chosen.snapshot == named(1)
+    assert f"{named(3)} is newer, but does not hold all of website: {cut}" in chosen.remarks
+    shelf.untrusted = {named(2)}
+    with pytest.raises(RestoreRefusedError, match=f"lies in {named(2)}, which is gone or not trusted"):
+        restoring.choose(shelf.catalog(), "website", named(3), day(3))
 
 
 # What is there and not to be trusted
