@@ -108,6 +108,18 @@ _KINDS = (
         "rclone's config is encrypted or damaged: set RCLONE_CONFIG_PASS, or RCLONE_CONFIG to a file that can be read",
     ),
     _kind(
+        r"opening service account credentials file|error processing credentials",
+        SetupError,
+        False,
+        "service_account_file of this remote in rclone's config (RCLONE_CONFIG): put Google's key file there",
+    ),
+    _kind(
+        r"failed to read private key file",
+        SetupError,
+        False,
+        "key_file of this remote in rclone's config (RCLONE_CONFIG): put the private key there",
+    ),
+    _kind(
         r"storageQuotaExceeded|storage quota has been exceeded|FileLimitExceeded|received upload limit error"
         r"|downloadQuotaExceeded|no space left on device|disk quota exceeded|\b507\b|insufficient storage"
         r"|not enough space|remaining disk space",

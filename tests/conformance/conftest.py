@@ -111,6 +111,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _served("s3", folder, "--auth-key", keys) as s3,
     ):
         (folder / "s3" / "bucket").mkdir()
+        (folder / "robot.json").write_text("cut")
         right, wrong = obscured("letmein"), obscured("wrong")
         sections = {
             "crypt": f"type = crypt\nremote = {folder / 'crypt'}\npassword = {right}",
@@ -124,6 +125,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "s3-login": _s3(s3, "AKIAGXBACKUP0000,wrong-secret-of-the-bucket"),
             "drive": "type = drive\nclient_id = gx\nclient_secret = hidden\nscope = drive\n"
             'token = {"access_token":"old","refresh_token":"good","expiry":"2020-01-01T00:00:00Z"}',
+            "robot": "type = drive\nservice_account_file = /nowhere/robot.json",
+            "robot-damaged": f"type = drive\nservice_account_file = {folder / 'robot.json'}",
+            "robot-gcs": "type = google cloud storage\nservice_account_file = /nowhere/robot.json",
+            "sftp-key": "type = sftp\nhost = 127.0.0.1\nuser = gx\nkey_file = /nowhere/id_ed25519",
             "odd": "type = nosuchbackend",
         }
         yield "".join(f"[{name}]\n{body}\n\n" for name, body in sections.items())

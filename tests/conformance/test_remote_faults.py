@@ -44,6 +44,10 @@ def at(lab: Lab, root: str, **limits: int) -> Any:
     [
         ("gdrive-backpu:gx-backups", SetupError, "didn't find section in config file"),
         ("odd:gx-backups", SetupError, "didn't find backend called"),
+        ("robot:x", SetupError, "open /nowhere/robot.json: no such file or directory"),
+        ("robot-damaged:x", SetupError, "error processing credentials"),
+        ("robot-gcs:x", SetupError, "open /nowhere/robot.json: no such file or directory"),
+        ("sftp-key:x", SetupError, "open /nowhere/id_ed25519: no such file or directory"),
         ("webdav-dead:x", RemoteError, "connection refused"),
         ("sftp-dead:x", RemoteError, "connection refused"),
         ("webdav-login:x", RemoteError, "401 Unauthorized"),
@@ -61,6 +65,7 @@ def test_a_wrong_name_a_dead_address_and_a_bad_login_are_told_apart(
 
     assert time.monotonic() - began < 60
     assert error.value.hints
+    assert ("service_account_file" in error.value.hints[0]) is root.startswith("robot")
     assert error.value.retryable == ("refused" in said)
     assert "letmein" not in str(error.value)
 

@@ -85,6 +85,7 @@ def test_a_root_that_holds_a_password_is_not_shown(tmp_path: Path) -> None:
     ("status", "said", "kind", "retryable"),
     [
         (1, "didn't find section in config file", SetupError, False),
+        (1, "error opening service account credentials file: open /x: permission denied", SetupError, False),
         (1, "googleapi: Error 403: x, storageQuotaExceeded", RemoteError, False),
         (7, "Received upload limit error: googleapi: Error 403: User rate limit exceeded.", RemoteError, False),
         (1, "write: no space left on device", RemoteError, False),
