@@ -241,3 +241,9 @@ def test_a_snapshot_in_an_example_is_one_that_the_schedules_make(
     for name, promise in restored.items():
         assert f"{begun:%H%M}" in set(scheduled(server, name)), f"{page}: no backup takes {name} at {snapshot}"
         assert promise.rpo_hours <= 24 or f"{begun:%a}" == "Sun", f"{page}: {name} is taken on Sundays"
+
+
+def test_no_page_copies_a_whole_folder_of_settings_over_those_that_reach_the_remote() -> None:
+    copies = re.compile(r"^(?:cp|rsync|mv) .*/etc/gx-backup/? ", re.MULTILINE)
+
+    assert [str(page.relative_to(PROJECT)) for page in PAGES if copies.search(page.read_text(encoding="utf-8"))] == []
