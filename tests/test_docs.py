@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,14 @@ from gxbackup.adapters import process
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")])
 # Programs of others that the pages name, each with its words left to its own manual.
-OTHERS = {"age-keygen", "apt-get", "cd", "export", "git", "set", "systemctl"}
+OTHERS = {"age-keygen", "apt-get", "cd", "export", "git", "grep", "set", "systemctl"}
 # The shell that the pages mean: Debian itself has neither `python` nor `prefect`.
 SHELL = """cd /opt/gx-backup
 export PATH=/opt/gx-backup/.venv/bin:$PATH
 set -a; . /etc/gx-backup/worker.env; set +a
 """
+# What needs it.
+IN_SHELL = re.compile(r"^(?:python|prefect|make deploy)\b.*", re.MULTILINE)
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -63,6 +67,21 @@ def check_deployment_run(words: list[str]) -> None:
     assert set(required) <= set(given), f"{name}: {required} must be given"
 
 
+@functools.cache
+def prefect_help(*command: str) -> str:
+    """Return what the installed Prefect says of one of its commands."""
+    prefect = str(Path(sys.executable).parent / "prefect")
+    told = process.run([prefect, *command, "--help"], timeout_seconds=60, cwd=PROJECT)
+    return told.stdout.decode()
+
+
+def check_prefect(words: list[str]) -> None:
+    help_text = prefect_help(*words[:2])
+    assert f"prefect {' '.join(words[:2])} " in help_text
+    options = [word for word in words[2:] if word.startswith("-")]
+    assert [option for option in options if not re.search(rf"(?<!\S){option}(?!\S)", help_text)] == []
+
+
 def check_python_module(words: list[str]) -> None:
     module, *options = words
     if module.startswith("flows."):
@@ -80,12 +99,17 @@ def check_make(words: list[str]) -> None:
 @pytest.mark.parametrize(("page", "line"), blocks())
 def test_every_command_in_the_documents_is_one_that_runs(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)
+    if "|" in words:
+        words, (reader, *_) = words[: words.index("|")], words[words.index("|") + 1 :]
+        assert reader in OTHERS
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words.pop(0)
 
     match words:
         case ["prefect", "deployment", "run", *rest]:
             check_deployment_run(rest)
+        case ["prefect", *rest]:
+            check_prefect(rest)
         case ["python", "-m", *rest]:
             check_python_module(rest)
         case ["make", *rest]:
@@ -103,16 +127,21 @@ def test_every_command_in_the_documents_is_one_that_runs(page: str, line: str) -
             assert program in OTHERS, f"{page}: {program}: held by no test"
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/how-to/set-up-a-host.md", "docs/runbooks/README.md", "docs/runbooks/restore-website.md"]
-)
+@pytest.mark.parametrize("page", sorted({page for page, line in blocks() if IN_SHELL.match(line)}))
 def test_who_starts_from_nothing_is_told_the_shell_before_the_first_command_that_needs_it(page: str) -> None:
     text = (PROJECT / page).read_text(encoding="utf-8")
+    needs_no_link = not page.startswith("docs/runbooks/") or re.search(r"/(README|re(store|cover)-|.*-is-gone)", page)
 
-    before, shell, _ = text.partition(SHELL)
+    before, told, _ = text.partition(SHELL if needs_no_link else "(README.md#the-shell)")
 
-    assert shell
-    assert re.findall(r"^(?:python|prefect|make deploy)\b.*", before, re.MULTILINE) == []
+    assert told
+    assert IN_SHELL.findall(before) == []
+
+
+def test_the_index_has_the_shell_under_the_heading_that_pages_lead_to() -> None:
+    index = (PROJECT / "docs" / "runbooks" / "README.md").read_text(encoding="utf-8")
+
+    assert SHELL in index.partition("\n## The shell\n")[2].partition("\n## ")[0]
 
 
 def test_a_shell_can_read_the_workers_settings() -> None:

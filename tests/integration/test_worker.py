@@ -187,6 +187,10 @@ def test_a_failed_backup_is_failed_in_the_ui_with_one_clear_message(
         site.with_name("away").rename(site)
 
     assert done.returncode == 1
+    assert done.stdout.endswith("Flow run finished in state 'Failed'.\n")
+    (uuid,) = re.findall(r"UUID: (\S+)", done.stdout)
+    told = running.run(BIN / "prefect", "flow-run", "logs", uuid).stdout
+    assert "HINT: safe in this snapshot: nothing" in told.splitlines()[-2:]
     newest = runs(running, "backup-vps1")[0]
     assert newest["state"] == "Failed"
     assert "1 of 1 data types are missing: website" in newest["message"]
@@ -197,6 +201,16 @@ def test_a_failed_backup_is_failed_in_the_ui_with_one_clear_message(
     await_condition("the message to be tried in vain", lambda: "ConnectError" in server_log.read_text()[said:], 60)
     assert runs(running, "backup-vps1")[0]["state"] == "Failed"
     running.run_deployment("backup-vps1")
+
+
+def test_a_pool_says_whether_a_worker_is_online(running: Estate, worker: subprocess.Popen[bytes]) -> None:
+    def says(pool: str, status: str) -> bool:
+        told = running.run(BIN / "prefect", "work-pool", "inspect", pool, "--output", "json").stdout
+        return f'"status": "{status}"' in told
+
+    await_condition("the worker to be online", lambda: says("vps1", "READY"), 60)
+
+    assert says("vps5", "NOT_READY")
 
 
 def ask(estate: Estate, path: str, body: dict[str, Any] | None = None) -> Any:
