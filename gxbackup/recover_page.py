@@ -26,7 +26,10 @@ new client with `scope = drive.readonly` and a new token; or download the folder
 Is the filled-in inventory of GX backup lost? A copy lies in each host's `system-config` (Sunday's snapshots), as
 `etc/gx-backup/inventory.yaml`, where the host was set up as the project's documents say.
 
-Set these three first: the folder that holds all servers' folders (any rclone remote), the age identity (a file of mode
+Start `bash` first, alone on its line: section 1 says `set -eu`, so it closes at the first fault, and your own shell
+stays open behind it. After a fault start it again, and paste all blocks from the first on.
+
+Set these three then: the folder that holds all servers' folders (any rclone remote), the age identity (a file of mode
 0600 with the line `AGE-SECRET-KEY-1…`), an empty work folder.
 
 ```sh

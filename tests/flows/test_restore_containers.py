@@ -110,13 +110,19 @@ def test_recover_page_is_followed_literally_with_nothing_of_ours(
     (page,) = place.remote.rglob("RECOVER.md")
     blocks = [block.split("\n", 1)[1] for block in page.read_text().split("```")[1::2]]
 
-    subprocess.run(
-        ["bash", "-c", "\n".join(blocks)], check=True, stdout=subprocess.DEVNULL,
-        env={
-            "PATH": place.environment()["PATH"], "HOME": str(tmp_path), "IDENTITY": str(place.identity),
-            "WORK": str(tmp_path / "work"), **kept_at,
-        },
-    )  # fmt: skip
+    environment = {
+        "PATH": place.environment()["PATH"], "HOME": str(tmp_path), "IDENTITY": str(place.identity),
+        "WORK": str(tmp_path / "work"), **kept_at,
+    }  # fmt: skip
+
+    subprocess.run(["bash", "-c", "\n".join(blocks)], check=True, stdout=subprocess.DEVNULL, env=environment)
 
     assert describe(tmp_path / "work" / "tree" / "website") == describe(place.site)
     assert describe(tmp_path / "work" / "tree" / "system-config") == describe(place.etc)
+    # Pasted, it closes the shell that it was pasted into at the first fault: that is not the operator's own.
+    assert "Start `bash` first, alone on its line" in page.read_text().partition("```")[0]
+    pasted = "\n".join(["bash", *blocks[:2], "echo the own shell is open"])
+    fault = environment | {"REMOTE": "nowhere:gone", "WORK": str(tmp_path / "other")}
+    shell = subprocess.run(["bash"], input=pasted, env=fault, text=True, capture_output=True, check=False)
+    assert shell.stdout.endswith("the own shell is open\n")
+    assert "didn't find section" in shell.stderr
