@@ -7,6 +7,7 @@ Exit status 0 only where the restored tree is equal. KEEP=1 leaves the UI up unt
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -31,6 +32,11 @@ def _say(text: str) -> None:
     print(f"--- {text}", flush=True)
 
 
+def _run(demo: Estate, name: str, *words: str) -> None:
+    _say(shlex.join(["prefect", "deployment", "run", name, *words, "--watch"]))
+    demo.run_deployment(name, *words)
+
+
 def main() -> int:
     """Run the demo and return its exit status."""
     began = time.monotonic()
@@ -44,15 +50,11 @@ def main() -> int:
         demo.start_server()
         demo.deploy()
         demo.start_worker("vps1")
-        _say("prefect deployment run backup-vps1 --watch")
-        demo.run_deployment("backup-vps1")
+        _run(demo, "backup-vps1")
         _show(demo)
         _say("destroying the website")
         shutil.rmtree(SITE)
-        _say("prefect deployment run restore-website -p mode=in-place -p approve=true -p restart_container= --watch")
-        demo.run_deployment(
-            "restore-website", "-p", "mode=in-place", "-p", "approve=true", "-p", 'restart_container=""'
-        )
+        _run(demo, "restore-website", "-p", "mode=in-place", "-p", "approve=true", "-p", 'restart_container=""')
         after = describe(SITE) if SITE.exists() else {}
         differing = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         if differing:
