@@ -115,18 +115,23 @@ def make_key(path: Path) -> Ed25519PrivateKey:
 def main() -> int:
     """Make (or show) this host's key and print its line for the inventory."""
     parser = argparse.ArgumentParser(prog="python -m gxbackup.signing", description=main.__doc__)
-    parser.add_argument("host", help="the host's name in the inventory, for example vps1")
+    parser.add_argument("host", nargs="?", help="the host's name in the inventory, for example vps1")
     host = parser.parse_args().host
     try:
+        hosts = inventory.load().hosts
+        if host not in hosts:
+            raise SetupError(
+                f"make keys: no host {host} in {inventory.path_in_use()}" if host else "make keys: no host is named",
+                f"make keys HOST=…, one of: {', '.join(hosts)}; a new one is named there first, under hosts",
+            )
         key = make_key(key_file())
-        known = inventory.load().hosts.get(host)
     except BackupError as error:
         print(error, file=sys.stderr)
         return 1
     # What an older key has signed stays trusted.
-    signers = dict.fromkeys([*(known.signers if known else ()), public_text(key)])
+    signers = dict.fromkeys([*hosts[host].signers, public_text(key)])
     print(f"# {key_file()} is this host's alone; its line in {inventory.path_in_use()}, under hosts:")
-    print(f"  {host}: {{pool: {known.pool if known else host}, signers: [{', '.join(signers)}]}}")
+    print(f"  {host}: {{pool: {hosts[host].pool}, signers: [{', '.join(signers)}]}}")
     return 0
 
 

@@ -33,3 +33,21 @@ def test_the_line_replaces_the_hosts_own_and_keeps_what_an_older_key_signed_trus
 
     expected = tuple(signing.public_text(signing.load_key(tmp_path / f"{number}.key")) for number in (1, 2))
     assert inventory.load().hosts["vps4"] == inventory.HostSettings(pool="vps4", signers=expected)
+
+
+@pytest.mark.parametrize(("words", "fault"), [([], "no host is named"), (["vps9"], "no host vps9 in ")])
+def test_without_a_host_of_the_inventory_no_key_is_made(
+    words: list[str], fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GX_SIGNING_KEY_FILE", str(tmp_path / "signing.key"))
+    monkeypatch.setenv("GX_INVENTORY", str(PROJECT / "deployments" / "inventory.yaml"))
+    monkeypatch.setattr(sys, "argv", ["signing", *words])
+
+    status = signing.main()
+
+    told = capsys.readouterr()
+    assert (status, told.out) == (1, "")
+    message, hint = told.err.splitlines()
+    assert message.startswith(f"make keys: {fault}")
+    assert hint.startswith("HINT: make keys HOST=…, one of: vps1, vps2, vps3, vps4, vps5; ")
+    assert not (tmp_path / "signing.key").exists()
