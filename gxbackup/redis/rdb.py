@@ -73,6 +73,31 @@ def check(place: Place, file: str) -> CheckedRdb:
     )
 
 
+def created_at(place: Place, file: str) -> int:
+    """Return when an RDB says that its save began; 0 where it does not say. Raises: CommandError."""
+    data = place.run(["head", "-c", str(HEAD_BYTES), file], timeout_seconds=60).stdout
+    try:
+        head = {aux.name: aux.value for aux in _aux_fields(data)}
+    except IndexError:
+        return 0
+    told = head.get(b"ctime", b"")
+    return int(told) if told.isdigit() else 0
+
+
+def counts(place: Place, file: str) -> dict[str, KeyCount] | None:
+    """Return the keys of each database as a whole file tells them; without Redis's tool None. Raises: CollectError."""
+    checked = check(place, file)
+    if checked.keys is None:
+        return None
+    script = f'tail -c +"$2" "$1" | head -c {SIZES_BYTES}'
+    return {
+        name: _sizes(
+            place.run(["sh", "-c", script, "sh", file, str(at + 1)], timeout_seconds=CHECK_TIMEOUT_SECONDS).stdout
+        )
+        for name, at in checked.database_offsets.items()
+    }
+
+
 def read_argv(file: str, checked: CheckedRdb) -> list[str]:
     """Return the command that prints the file that was checked, and no other."""
     return ["sh", "-c", _READ, "sh", file, checked.identity]

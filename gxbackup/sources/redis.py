@@ -20,13 +20,12 @@ from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream
 from gxbackup.redis import rdb, restore, swap
 from gxbackup.redis.pods import PodTarget
-from gxbackup.redis.server import SAVE_TIMEOUT_SECONDS, RedisServer, keyspace, unchanged_since_a_save
+from gxbackup.redis.saved import saved
+from gxbackup.redis.server import SAVE_TIMEOUT_SECONDS, RedisServer, keyspace
 from gxbackup.redis.swap import DataFiles
 from gxbackup.scratch.redis import compare, databases_of, running_redis
 from gxbackup.sources.base import Restorable, Work
 
-# A file's time and the server's own are of one clock, but the disk may take its time to write the last bytes.
-DISK_SECONDS = 60
 FILE_SETTINGS = ("dir", "dbfilename", "appendonly", "appenddirname", "appendfilename")
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
@@ -71,7 +70,7 @@ class Redis(Restorable):
 
     def collect(self, host: Host, data_type: str) -> list[Capture]:
         """
-        Have it save, unless the last save holds all there is; one capture.
+        Have it save, unless the last save holds all there is and its file is that save; one capture.
 
         So a run with nothing changed reads the same bytes again. Raises: SourceMissingError; CommandError while it
         loads; CollectError where it wants another password, the save fails, or it is one of several that hold the data.
@@ -79,19 +78,8 @@ class Redis(Restorable):
         server = self._server(host)
         info = server.info()
         _require_whole(info, f"{data_type}: {server.place.name}")
-        if unchanged_since_a_save(info):
-            since = int(info["rdb_last_save_time"]) - int(info["rdb_last_bgsave_time_sec"]) - DISK_SECONDS
-        else:
-            since = server.save(self.save_timeout_seconds) - 1
         settings = self._files(server)
-        file = str(settings["file"])
-        told = server.place.run(["stat", "-c", "%s %Y", file], timeout_seconds=60).text().split()
-        size_bytes, written_at = int(told[0]), int(told[1])
-        if written_at < since:
-            raise CollectError(
-                f"{data_type}: {server.place.name}: {file}: expected written after {since}, seen {written_at}",
-                "does the server save somewhere else? source.file names where",
-            )
+        size_bytes = saved(server, str(settings["file"]), self.save_timeout_seconds, data_type)
         return [
             Capture(
                 data_type=data_type,
