@@ -66,13 +66,13 @@ class ObjectApi:
             return None
         return len(answer.get("items") or ()) + int(answer["metadata"].get("remainingItemCount") or 0)
 
-    def listing(self, kind: Kind, revision: str | None = None) -> Listing:
-        """Begin to list a kind, as it was at a revision where the server still has it."""
-        return Listing(self, kind, revision, self._largest_page_objects)
+    def listing(self, kind: Kind, revision: str | None = None, namespace: str | None = None) -> Listing:
+        """Begin to list a kind, in one namespace or all, as it was at a revision where the server still has it."""
+        return Listing(self, kind, revision, self._largest_page_objects, namespace)
 
-    def page(self, kind: Kind, query: dict[str, str]) -> tuple[Object, int]:
+    def page(self, kind: Kind, query: dict[str, str], namespace: str | None = None) -> tuple[Object, int]:
         """Return one page of a list, and its size in bytes. Raises: ApiRefusalError, CollectError."""
-        return self._ask("GET", kind.path(), query)
+        return self._ask("GET", kind.path(namespace), query)
 
     def read(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         """Return a live object, None where there is none."""
@@ -215,8 +215,11 @@ class ObjectApi:
 class Listing:
     """One kind's objects, page by page; what happened on the way is told once all were read."""
 
-    def __init__(self, api: ObjectApi, kind: Kind, revision: str | None, largest_page_objects: int) -> None:
+    def __init__(
+        self, api: ObjectApi, kind: Kind, revision: str | None, largest_page_objects: int, namespace: str | None
+    ) -> None:
         self._api = api
+        self._namespace = namespace
         self._kind = kind
         self._revision = revision
         self._largest_page_objects = largest_page_objects
@@ -238,7 +241,7 @@ class Listing:
         token = ""
         while True:
             try:
-                page, size_bytes = self._api.page(self._kind, self._query(page_objects, token))
+                page, size_bytes = self._api.page(self._kind, self._query(page_objects, token), self._namespace)
             except ApiRefusalError as error:
                 if not self._may_begin_again(error, token):
                     raise

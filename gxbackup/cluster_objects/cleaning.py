@@ -107,7 +107,7 @@ def clean(found: Object) -> Object | None:
     None: the cluster makes it itself (tokens, the root CA's ConfigMap, what belongs to one node), it was being deleted,
     or it is a Job or Pod that has ended: applied again, it would run again. The object given is not changed.
     """
-    if _is_made_by_cluster(found) or found["metadata"].get("deletionTimestamp") or _has_ended(found):
+    if is_made_by_cluster(found) or found["metadata"].get("deletionTimestamp") or _has_ended(found):
         return None
     cleaned = {key: copy.deepcopy(value) for key, value in found.items() if key != "status"}
     metadata = cleaned["metadata"]
@@ -119,7 +119,8 @@ def clean(found: Object) -> Object | None:
     return cleaned
 
 
-def _is_made_by_cluster(found: Object) -> bool:
+def is_made_by_cluster(found: Object) -> bool:
+    """Tell whether the cluster makes an object by itself: tokens, what belongs to a node, who leads an election."""
     metadata, kind = found["metadata"], found["kind"]
     return (
         kind in _OF_NODES

@@ -18,8 +18,9 @@ from pathlib import Path
 from gxbackup import clock
 from gxbackup.adapters.kubernetes_objects import ObjectApi
 from gxbackup.cluster_objects import volumes
-from gxbackup.cluster_objects.naming import Kind, Object, name_of
-from gxbackup.errors import BackupError
+from gxbackup.cluster_objects.naming import Kind, Object, listed, name_of
+from gxbackup.cluster_objects.strangers import strangers
+from gxbackup.errors import BackupError, RestoreError
 from gxbackup.safety import require_private
 
 
@@ -77,16 +78,21 @@ class Journal:
         _append(self._created, self.made[-1][1])
         if volume := volumes.volume_of(made):
             self._in_use[volume] = None
-        holds_data = kind.kind in volumes.HOLDING_DATA
-        self._undo.append(_Step(name_of(made), lambda api: api.delete(kind, namespace, name, uid), holds_data))
+
+        def delete(api: ObjectApi) -> None:
+            if kind.kind == "Namespace":
+                self._require_own(api, name)
+            api.delete(kind, namespace, name, uid)
+
+        self._undo.append(_Step(name_of(made), delete, kind.kind in volumes.HOLDING_DATA))
 
     def put_back(self, api: ObjectApi) -> str:
         """
         Make all as it was, the last change first, as far as the server lets it; say how far that was.
 
         Volumes get the reclaim policy Retain before anything is deleted; where one does not, no volume, claim and
-        namespace is deleted. Never raises for an object: the others are put back too, and the failure that led here
-        is the one to tell.
+        namespace is deleted. Nor is a namespace that holds what this run has not made. Never raises for an object: the
+        others are put back too, and the failure that led here is the one to tell.
         """
         self._retained, failed = volumes.retain(api, self._in_use)
         is_data_at_risk = bool(failed)
@@ -107,6 +113,11 @@ class Journal:
         self.close()
         kept = f"; what was overwritten lies in {self.copies}" if self.copies.exists() else ""
         return f"all was put back as it was{kept}{told}"
+
+    def _require_own(self, api: ObjectApi, namespace: str) -> None:
+        """Raise RestoreError where a namespace holds what others have put there: it would go with it."""
+        if found := strangers(api, namespace, [made for _, made in self.made]):
+            raise RestoreError(f"stays, since it holds what this run has not made: {listed(found)}")
 
     def close(self) -> None:
         """Leave nothing behind of a run that overwrote and created nothing."""

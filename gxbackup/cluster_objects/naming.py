@@ -13,6 +13,7 @@ from gxbackup.model import Frozen
 
 Object = dict[str, Any]
 
+NAMES_SHOWN = 10
 SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 # What others need comes first. A kind that is not named here is somebody's custom resource.
 _ORDER = (
@@ -161,3 +162,9 @@ def spelled(counts: Mapping[str, int], most: int = 12) -> str:
     pairs: Sequence[tuple[str, int]] = [(name, count) for name, count in counts.items() if count]
     more = f" and {len(pairs) - most} more kinds" if len(pairs) > most else ""
     return ", ".join(f"{count} {name}" for name, count in pairs[:most]) + more
+
+
+def listed(names: list[str]) -> str:
+    """Spell the first few of many."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return "; ".join(names[:NAMES_SHOWN]) + more

@@ -15,8 +15,8 @@ from gxbackup.cluster_objects import volumes
 from gxbackup.cluster_objects.choosing import ChosenObjects
 from gxbackup.cluster_objects.definitions import is_definition
 from gxbackup.cluster_objects.journal import Journal
-from gxbackup.cluster_objects.naming import Object, name_of
-from gxbackup.cluster_objects.trying import extra_in_words, listed, survey, with_paths
+from gxbackup.cluster_objects.naming import Object, listed, name_of
+from gxbackup.cluster_objects.trying import extra_in_words, survey, with_paths
 from gxbackup.errors import BackupError, RestoreError
 
 SERVED_TIMEOUT_SECONDS = 60

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from gxbackup.adapters.kubernetes_answers import ApiRefusalError
 from gxbackup.cluster_objects.choosing import ChosenObjects, Verdict
 from gxbackup.cluster_objects.cleaning import without_node_ports
-from gxbackup.cluster_objects.naming import Kind, Object, name_of
+from gxbackup.cluster_objects.naming import Kind, Object, listed, name_of
 from gxbackup.errors import RestoreError, RestoreRefusedError
 
 LINES_SHOWN = 200
 PATHS_SHOWN = 5
-NAMES_SHOWN = 10
 
 
 @dataclass
@@ -114,12 +113,6 @@ def rehearse(chosen: ChosenObjects) -> list[str]:
         return [f"no API server judged them: {said}"]
     judged = f"{accepted} of them accepted by the API server (dry run)"
     return [judged, *([f"not checked: {listed(unchecked)}"] if unchecked else [])]
-
-
-def listed(names: list[str]) -> str:
-    """Spell the first few of many."""
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return "; ".join(names[:NAMES_SHOWN]) + more
 
 
 def extra_in_words(extra: list[str]) -> str:

@@ -20,9 +20,9 @@ from gxbackup.cluster_objects import cleaning
 from gxbackup.cluster_objects.choosing import ChosenObjects
 from gxbackup.cluster_objects.definitions import is_definition
 from gxbackup.cluster_objects.journal import Journal
-from gxbackup.cluster_objects.naming import SYSTEM_NAMESPACES, Kind, Object, name_of
+from gxbackup.cluster_objects.naming import SYSTEM_NAMESPACES, Kind, Object, listed, name_of
 from gxbackup.cluster_objects.putting import Putting
-from gxbackup.cluster_objects.trying import listed, survey
+from gxbackup.cluster_objects.trying import survey
 from gxbackup.errors import BackupError, CollectError, RestoreError, RestoreRefusedError, SetupError
 from gxbackup.scratch.addresses import addresses
 

@@ -156,6 +156,23 @@ def test_a_group_that_is_dead_for_good_fails_no_restore_of_definitions(
     assert dead_group.asked.count(DEAD) == asked_when_discovering
 
 
+def test_a_namespace_of_which_it_cannot_be_told_what_it_holds_stays(
+    dead_group: FaultyApiServer, tmp_path: Path
+) -> None:
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "new"}}
+    inside = [made("ConfigMap", name) for name in ("one", "two")]
+    for one in inside:
+        one["metadata"]["namespace"] = "new"
+    dead_group.faults["PATCH /api/v1/namespaces/new/configmaps/two"] = [422]
+
+    with pytest.raises(RestoreError, match="ConfigMap new/two: .*seen 422") as caught:
+        SOURCE.apply(host(), snapshot(tmp_path, space, *inside))
+
+    said = "Namespace new: what namespace new holds cannot be told: dead.example/v1: its kinds cannot be told"
+    assert said in str(caught.value)
+    assert [path for path in dead_group.kept if "/new" in path] == ["/api/v1/namespaces/new"]
+
+
 def test_a_server_that_is_away_for_a_moment_is_waited_for_when_it_is_asked_for_its_groups(
     server: FaultyApiServer,
 ) -> None:
