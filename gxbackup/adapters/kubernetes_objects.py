@@ -133,14 +133,20 @@ class ObjectApi:
             else:
                 return
 
-    def delete(self, kind: Kind, namespace: str | None, name: str, uid: str) -> None:
-        """Delete the very object of this uid; one that is gone, or is another one by now, is left alone."""
+    def delete(self, kind: Kind, namespace: str | None, name: str, uid: str) -> bool:
+        """
+        Delete the very object of this uid; one that is gone, or is another one by now, is left alone.
+
+        Return whether it waits for its finalizers.
+        """
         body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
-            self._send("DELETE", kind.path(namespace, name), {}, body, "application/json")
+            answer, _ = self._send("DELETE", kind.path(namespace, name), {}, body, "application/json")
         except ApiRefusalError as error:
             if error.status not in (404, 409):
                 raise
+            return False
+        return bool((answer.get("metadata") or {}).get("finalizers"))
 
     def release(self, kind: Kind, ending: Object) -> None:
         """Take the finalizers from an object that is being deleted, where no controller does; it is gone then."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from gxbackup.cluster_objects.naming import Kind, Object, listed, name_of
 from gxbackup.cluster_objects.strangers import strangers
 from gxbackup.errors import BackupError, RestoreError
 from gxbackup.safety import require_private
+
+FINALIZERS_TIMEOUT_SECONDS = 30
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Journal:
         self._undo: list[_Step] = []
         self._retained: list[str] = []
         self._in_use: dict[str, None] = {}  # volumes that this run has created, or has created a claim of
+        self._ending: list[tuple[Kind, Object]] = []  # deleted, and waiting for their finalizers
         self.made: list[tuple[Kind, Object]] = []
         self.copies = folder / "before.jsonl"
         self._created = folder / "created.jsonl"
@@ -82,17 +87,20 @@ class Journal:
         def delete(api: ObjectApi) -> None:
             if kind.kind == "Namespace":
                 self._require_own(api, name)
-            api.delete(kind, namespace, name, uid)
+            if api.delete(kind, namespace, name, uid):
+                self._ending.append((kind, made))
 
         self._undo.append(_Step(name_of(made), delete, kind.kind in volumes.HOLDING_DATA))
 
-    def put_back(self, api: ObjectApi) -> str:
+    def put_back(self, api: ObjectApi, *, is_patient: bool = True) -> str:
         """
         Make all as it was, the last change first, as far as the server lets it; say how far that was.
 
         Volumes get the reclaim policy Retain before anything is deleted; where one does not, no volume, claim and
         namespace is deleted. Nor is a namespace that holds what this run has not made. Never raises for an object: the
         others are put back too, and the failure that led here is the one to tell.
+
+        `is_patient`: what waits for its finalizers is waited for; it is named where it is not gone then.
         """
         self._retained, failed = volumes.retain(api, self._in_use)
         is_data_at_risk = bool(failed)
@@ -107,12 +115,24 @@ class Journal:
         made = {one["metadata"]["name"] for kind, one in self.made if kind.kind == "PersistentVolume"}
         others = [name for name in self._retained if name not in made]
         told = f"; reclaim policy Retain stays on PersistentVolume {', '.join(others)}" if others else ""
+        waiting = self._await_gone(api, FINALIZERS_TIMEOUT_SECONDS if is_patient else 0)
+        if waiting:
+            told = f"; {len(waiting)} objects are being deleted, and still have finalizers: {listed(waiting)}{told}"
         if failed:
             first = "; ".join(failed[:5])
             return f"{len(failed)} objects could not be put back: {first}; copies lie in {self._folder}{told}"
         self.close()
         kept = f"; what was overwritten lies in {self.copies}" if self.copies.exists() else ""
-        return f"all was put back as it was{kept}{told}"
+        return f"{'the rest was' if waiting else 'all was'} put back as it was{kept}{told}"
+
+    def _await_gone(self, api: ObjectApi, timeout_seconds: float) -> list[str]:
+        """Wait for what was deleted until it is gone; return what is not in time, and what it waits for."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            held = [said for kind, made in self._ending if (said := _held(api, kind, made))]
+            if not held or time.monotonic() > deadline:
+                return held
+            time.sleep(POLL_SECONDS)
 
     def _require_own(self, api: ObjectApi, namespace: str) -> None:
         """Raise RestoreError where a namespace holds what others have put there: it would go with it."""
@@ -123,6 +143,18 @@ class Journal:
         """Leave nothing behind of a run that overwrote and created nothing."""
         if not any(self._folder.iterdir()):
             self._folder.rmdir()
+
+
+def _held(api: ObjectApi, kind: Kind, made: Object) -> str:
+    """Name an object that is still there with its finalizers; one that is gone: empty."""
+    metadata = made["metadata"]
+    try:
+        live = api.read(kind, metadata.get("namespace"), metadata["name"])
+    except BackupError as error:
+        return f"{name_of(made)} (cannot be told: {error.message})"
+    if live is None or live["metadata"]["uid"] != metadata["uid"]:
+        return ""
+    return f"{name_of(made)} ({', '.join(live['metadata'].get('finalizers') or ('none is left',))})"
 
 
 def _append(file: Path, line: Object) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from estate import await_condition
 
+from gxbackup.cluster_objects import journal
 from gxbackup.cluster_objects.putting import Putting
 from gxbackup.errors import RestoreError
 from gxbackup.ports import StreamEnd
@@ -79,6 +80,24 @@ def test_a_namespace_in_which_somebody_has_put_something_since_stays(
     assert live("namespace", NAMESPACE)["status"]["phase"] == "Active"
     gone = kubectl("get", "configmap/one", "service/one", "deployment/one", "-n", NAMESPACE, check=False)
     assert gone.count("NotFound") == 3
+
+
+def test_what_hangs_in_its_finalizers_when_a_restore_is_undone_is_named_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim has a finalizer too, which its controller takes in a moment: that one is waited for."""
+    monkeypatch.setattr(journal, "FINALIZERS_TIMEOUT_SECONDS", 5)
+    kept = made("ConfigMap", "held", metadata={"finalizers": ["gx-test.example/kept"]})
+    claim = {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}, "storageClassName": "none",
+    }  # fmt: skip
+
+    said = fail(tmp_path, monkeypatch, held(kept, made("PersistentVolumeClaim", "data", spec=claim)))
+
+    told = f"1 objects are being deleted, and still have finalizers: ConfigMap {NAMESPACE}/held (gx-test.example/kept)"
+    assert told in said
+    assert "all was put back" not in said
+    assert live("configmap", "held", NAMESPACE)["metadata"]["deletionTimestamp"]
 
 
 def test_a_namespace_that_holds_only_what_the_run_made_and_what_follows_from_it_goes(
