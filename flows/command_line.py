@@ -17,9 +17,11 @@ from typing import Any, Literal, Union
 
 import httpx
 from prefect import Flow
+from prefect.client.orchestration import get_client
 
 from gxbackup.errors import BackupError
 from tasks.policy import speak_plainly
+from tasks.server_login import refused
 
 _SERVERLESS = "GX_WITHOUT_SERVER"
 
@@ -32,11 +34,11 @@ def run(flow: Flow[..., Any]) -> None:
     the Prefect host may be what burned down.
     """
     values = vars(_parser(flow).parse_args())
-    _without_a_dead_server()
-    speak_plainly()
     # A dropped ssh connection ends a run as a stop does: tidied up.
     signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
+        _without_a_dead_server()
+        speak_plainly()
         flow(**values)
     except BackupError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
@@ -73,9 +75,12 @@ def _parser(flow: Flow[..., Any]) -> argparse.ArgumentParser:
 
 
 def _without_a_dead_server() -> None:
-    """Start this command again without PREFECT_API_URL where nobody answers there."""
+    """Start this command again without PREFECT_API_URL where nobody answers there; SetupError: a wrong login."""
     url = os.environ.get("PREFECT_API_URL")
-    if os.environ.get(_SERVERLESS) or (url and _answers(url)):
+    if os.environ.get(_SERVERLESS):
+        return
+    if url and _answers(url):
+        _require_login(url)
         return
     if url:
         sys.stderr.write(f"Prefect server {url} does not answer: running without one\n")
@@ -98,3 +103,15 @@ def _answers(url: str) -> bool:
         return httpx.get(f"{url.rstrip('/')}/health", timeout=5).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
+
+
+def _require_login(url: str) -> None:
+    """Ask for anything, as the run would; whatever else is wrong with the server, the run itself tells."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_work_pools(limit=1)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.UNAUTHORIZED:
+            raise refused(url, "unset PREFECT_API_URL to run without a server") from None
+    except httpx.HTTPError:
+        return

@@ -35,6 +35,7 @@ from gxbackup.documents import read_document
 from gxbackup.errors import BackupError, SetupError
 from gxbackup.model import Frozen
 from gxbackup.schedules import Deployment
+from tasks.server_login import refused
 
 PROJECT = Path(__file__).resolve().parent.parent
 POOLS = PROJECT / "deployments" / "work-pools"
@@ -93,10 +94,7 @@ def require_server(client: SyncPrefectClient) -> None:
     except httpx.HTTPStatusError as error:
         if error.response.status_code != httpx.codes.UNAUTHORIZED:
             raise
-        raise SetupError(
-            f"PREFECT_API_URL={url}: the server refused the login",
-            "set PREFECT_API_AUTH_STRING to what the server has in PREFECT_SERVER_API_AUTH_STRING",
-        ) from None
+        raise refused(url) from None
 
 
 def make_pools(client: SyncPrefectClient, names: list[str]) -> None:

@@ -232,7 +232,15 @@ def test_the_units_commands_make_a_server_with_a_login_and_a_worker_that_finds_i
     home = tmp_path / "home"
     with estate(tmp_path / "estate") as place:
         place.start_server(**unit_settings("gx-backup-server.service", "server.env.example", home))
-        refused = place.run(*DEPLOY, check=False)
+        refused = [
+            place.run(*command, check=False, PREFECT_API_AUTH_STRING=wrong)
+            for wrong in ("", "admin:wrong")
+            for command in (
+                DEPLOY,
+                (sys.executable, "-m", "flows.list_snapshots"),
+                (BIN / "prefect", "deployment", "run", "restore-website"),
+            )
+        ]
         place.run(*DEPLOY, **login)
         worker = unit_settings("gx-backup-worker@.service", "worker.env.example", home)
         words = [word.replace("%i", "vps1") for word in unit("gx-backup-worker@.service")["ExecStart"][0].split()]
@@ -245,7 +253,10 @@ def test_the_units_commands_make_a_server_with_a_login_and_a_worker_that_finds_i
         await_condition("worker of vps1", online, 60)
         page = httpx.get(str(place.url).removesuffix("/api") + "/", follow_redirects=True)
 
-    assert refused.returncode == 1
-    assert "the server refused the login" in refused.stdout
+    for done in refused:
+        assert done.returncode == 1
+        said = f"PREFECT_API_URL={place.url}: the server refused the login\nHINT: set PREFECT_API_AUTH_STRING to "
+        assert said in done.stdout
+        assert len(done.stdout.splitlines()) <= 3, done.stdout
     assert page.status_code == httpx.codes.OK
     assert (home / "gx-backup-server" / "ui").is_dir()
