@@ -127,8 +127,10 @@ def _named(catalog: Catalog, data_type: str, snapshot: str, good: Sequence[HeldS
         reason = _why(catalog, found, data_type) or f"it holds no {data_type}"
     elif bad := next((bad for bad in catalog.rejected if bad.snapshot == snapshot), None):
         reason = f"it is not trusted: {bad.reason}"
-    elif any(left.snapshot == snapshot for left in catalog.leftovers):
-        reason = "it has no manifest: that run never ended"
+    elif left := next((left for left in catalog.leftovers if left.snapshot == snapshot), None):
+        reason = "it has no manifest: that run was cut"
+        if layout.RECOVER_PAGE in left.files:  # sent when all of it was proven
+            reason = "it has no manifest: it was cut, or its manifest was lost; the RECOVER.md beside it still works"
     else:
         reason = f"there is no such snapshot in {catalog.remote_dir}"
     raise RestoreRefusedError(f"{data_type} {snapshot}: refused: {reason}", _known(catalog, good))

@@ -84,12 +84,18 @@ def lose_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
 
+def cut_run(folder: Path) -> None:
+    for name in ("manifest.json", "manifest.json.sig", "RECOVER.md"):
+        (folder / name).unlink()
+
+
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
         (edit_manifest, "not signed by a trusted host"),
         (sign_as_another_host, "not signed by a trusted host"),
-        (lose_manifest, "it has no manifest"),
+        (lose_manifest, "it was cut, or its manifest was lost; the RECOVER.md beside it still works"),
+        (cut_run, "it has no manifest: that run was cut"),
     ],
 )
 def test_a_snapshot_that_is_not_to_be_trusted_is_refused_by_name_and_passed_over_by_latest(
