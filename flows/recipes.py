@@ -31,6 +31,7 @@ from tasks.report import publish
 from tasks.restore import (
     apply_overlay,
     difference,
+    look_for_container,
     plan_overlay,
     preview,
     put_in_place,
@@ -128,9 +129,8 @@ def restore_tree(
     Put one file tree back as a whole: planned, to scratch, or in place of what is there, in one step.
 
     Until that step nothing is touched; the tree that it replaces stays beside it. Where the container does not come
-    back, the restored tree stays: it is proven, and what it replaced is named in the error.
-
-    What in-place would refuse, plan refuses too. Once approved it waits up to 30 min for a backup that is on.
+    back, the proven tree stays, and the error names what it replaced. What in-place would refuse, plan refuses too, or
+    tells (no such container). Once approved it waits up to 30 min for a backup that is on.
 
     Raises: RestoreRefusedError, RestoreError, IntegrityError, SealingError, RemoteError, LockedError.
     """
@@ -141,7 +141,9 @@ def restore_tree(
     with staging_area(f"restore-{server}") as area:
         chosen = choose(server, data_type, snapshot, area)
         where = Path(target or restoring.origin(chosen))
-        first = [] if target else restoring.not_mounted(chosen)
+        restarts = restart_container if str(where) == restoring.origin(chosen) and mode != "scratch" else ""
+        first = look_for_container(restarts, refuse=mode == "in-place") if restarts else []
+        first += [] if target else restoring.not_mounted(chosen)
         key = f"restore-{data_type}"
         if mode == "scratch":
             into = restoring.scratch_directory(target)
@@ -164,13 +166,13 @@ def restore_tree(
             with locked_by_restore(server, data_type):
                 before = put_in_place(prepared, where)
     kept = f"what was there lies in {before}" if before else "nothing was there before"
-    if restart_container and str(where) == restoring.origin(chosen):
+    if restarts:
         try:
-            restart(restart_container)
+            restart(restarts)
         except BackupError as error:
             raise RestoreError(
                 f"{where}: restored and proven, but its container did not come back: {error.message}",
-                kept, *error.hints, f"then restart it by hand: docker restart {restart_container}",
+                kept, *error.hints, f"then restart it by hand: docker restart {restarts}",
             ) from None  # fmt: skip
     tell(key, f"{page}- restored; evidence equal; {kept}\n")
 
@@ -276,10 +278,7 @@ def prune_by_hand(server: str, dry_run: bool, confirm: str | None) -> None:
     settings = host.inventory().server(server)
     if not dry_run:
         host.require_own_host(settings.runs_on)
-    with (
-        locked(host.inventory().remote.path, server, f"prune of {server}"),
-        staging_area(f"prune-{server}") as area,
-    ):
+    with locked(host.inventory().remote.path, server, f"prune of {server}"), staging_area(f"prune-{server}") as area:
         plan = prune(server, area, dry_run, confirm)
     tell(f"prune-{server}", prune_page(server, plan, dry_run) + kept_copies_section(server))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import task
 
 from gxbackup import exchange, kept_copies, overlay, restoring, safety, trees
+from gxbackup.errors import RestoreRefusedError
 from gxbackup.overlay import OverlayPlan
 from gxbackup.restoring import Chosen
 from gxbackup.staging import staging_root
@@ -40,6 +41,17 @@ def put_in_place(prepared: Path, target: Path) -> Path | None:
     safety.require_private(safety_dir)
     kept_copies.note(target, safety_dir)
     return exchange.exchange(prepared, target)
+
+
+@task(task_run_name="look for {container}", **ONCE)
+def look_for_container(container: str, *, refuse: bool) -> list[str]:
+    """Tell, before anything is replaced, where the container to be restarted is not there; or refuse to go on."""
+    if not (absent := host.host().containers.why_absent(container)):
+        return []
+    hint = 'give `restart_container` empty where there is none (`--restart-container ""`)'
+    if refuse:
+        raise RestoreRefusedError(f"{absent}; nothing was replaced", "`docker ps --all` lists those there are", hint)
+    return [f"in-place will be refused: {absent}; {hint}"]
 
 
 @task(task_run_name="restart {container}", **ONCE)

@@ -126,6 +126,20 @@ class Containers:
             finally:
                 container.remove(v=True, force=True)
 
+    def why_absent(self, name: str) -> str:
+        """Say why a container is not there to be restarted: none of that name, or no Engine; empty where it is."""
+        try:
+            with self._engine() as engine:
+                from docker.errors import NotFound
+
+                try:
+                    engine.api.inspect_container(name)
+                except NotFound:
+                    return f"container {name}: expected, seen none of that name"
+        except CollectError as error:
+            return f"container {name}: expected; {error.message}"
+        return ""
+
     def restart(self, name: str, timeout_seconds: float) -> None:
         """
         Restart a container and wait until it runs again, and is healthy where it has a health check.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -17,26 +16,10 @@ from site_tree import describe
 
 from flows.backup_vps1 import backup_vps1
 from flows.restore_website import restore_website
-from gxbackup.errors import BackupError
+from gxbackup.errors import BackupError, RestoreRefusedError
 from tests.conformance.conftest import obscured
-from tests.flows.conftest import Place, restore
+from tests.flows.conftest import Place, beside, restore
 from tests.integration.docker_engine import Engine, running_engine
-
-
-def test_a_container_that_does_not_come_back_is_said_and_the_tree_stays(place: Place) -> None:
-    before = describe(place.site)
-    backup_vps1()
-    shutil.rmtree(place.site)
-    place.play("vps1")
-    os.environ["DOCKER_HOST"] = f"unix://{place.root}/no-engine.sock"
-
-    try:
-        with pytest.raises(BackupError, match="restored and proven, but its container did not come back"):
-            restore_website(mode="in-place", approve=True)
-    finally:
-        del os.environ["DOCKER_HOST"]
-
-    assert describe(place.site) == before
 
 
 @pytest.fixture
@@ -51,6 +34,48 @@ def served(container: Container, path: str) -> bytes:
     """Read a file where the container sees it; empty where it sees none."""
     status, content = container.exec_run(["cat", path], stderr=False)
     return bytes(content) if status == 0 else b""
+
+
+def test_a_container_that_does_not_come_back_is_said_and_the_tree_stays(place: Place, engine: Engine) -> None:
+    before = describe(place.site)
+    backup_vps1()
+    settings = place.root / "settings"
+    settings.touch()
+    engine.run("gxcoin-app-green", volumes=[f"{settings}:/settings"])
+    settings.unlink()  # so that it does not start again
+    shutil.rmtree(place.site)
+
+    with pytest.raises(BackupError, match="restored and proven, but its container did not come back"):
+        restore_website(mode="in-place", approve=True)
+
+    assert describe(place.site) == before
+
+
+@pytest.mark.parametrize("has_engine", [True, False])
+def test_a_container_that_is_not_there_is_said_by_the_plan_and_before_anything_is_replaced(
+    place: Place, has_engine: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    if has_engine:
+        request.getfixturevalue("engine")
+    else:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{place.root}/no-engine.sock")
+    backup_vps1()
+    (place.site / "index.html").write_text("hacked")
+    harmed = describe(place.site)
+
+    restore_website()
+    assert "- in-place will be refused: container gxcoin-app-green: expected" in caplog.text
+    assert "give `restart_container` empty where there is none" in caplog.text
+    with pytest.raises(RestoreRefusedError, match=r"container gxcoin-app-green: expected.*; nothing was replaced"):
+        restore_website(mode="in-place", approve=True)
+    assert describe(place.site) == harmed
+    assert beside(place) == []
+
+    elsewhere = place.root / "elsewhere"
+    restore_website(mode="in-place", approve=True, target=str(elsewhere))
+    restore_website(mode="in-place", approve=True, restart_container="")
+    assert describe(place.site) == describe(elsewhere) != harmed
 
 
 def test_the_container_is_restarted_and_serves_the_restored_site(place: Place, engine: Engine) -> None:
