@@ -31,6 +31,10 @@ FILES_KEPT = 5
 # Prefect's own last word on a run; ours, where there was one, says more.
 _ENGINES = ("flow_engine", "engine")
 _WORDS_READ = 12
+# What Prefect's engine writes around a flow, such as one that cannot be loaded, it writes without the flow's name; the
+# worker that started the process tells it here.
+_NAMELESS = "<unknown>"
+_FLOW_OF_PROCESS = "PREFECT__FLOW_NAME"
 
 
 def log_dir() -> Path:
@@ -64,6 +68,8 @@ class RunLog(logging.Handler):
         # Not `prefect.runtime`: outside of a run it would ask the server.
         context = FlowRunContext.get()
         flow_name = getattr(record, "flow_name", None) or (context and context.flow and context.flow.name)
+        if flow_name == _NAMELESS:
+            flow_name = os.environ.get(_FLOW_OF_PROCESS)
         if not flow_name:
             return
         try:

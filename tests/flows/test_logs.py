@@ -87,6 +87,26 @@ def test_other_programs_errors_are_not_counted_and_no_text_breaks_a_line(
     assert ["ERROR" in line for line in written] == [False, True]
 
 
+def test_what_the_engine_tells_without_the_flows_name_goes_to_the_flow_of_its_process_or_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GX_LOG_DIR", str(tmp_path))
+    handler = logs.RunLog()
+    for flow, text in (("restore-website", "cannot be loaded"), (None, "nobody's")):
+        if flow:
+            monkeypatch.setenv("PREFECT__FLOW_NAME", flow)
+        else:
+            monkeypatch.delenv("PREFECT__FLOW_NAME")
+        record = logging.LogRecord("prefect.flow_runs", logging.ERROR, "engine.py", 1, text, None, None)
+        record.flow_name, record.flow_run_id = "<unknown>", "0" * 36
+        handler.emit(record)
+
+    (written,) = tmp_path.iterdir()
+    assert written.name == "backup-restore-website.log"
+    (line,) = written.read_text().splitlines()
+    assert " level=ERROR " in line and line.endswith('msg="cannot be loaded"')
+
+
 def test_files_rotate_and_a_folder_that_cannot_be_written_ends_no_run(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

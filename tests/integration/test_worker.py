@@ -197,6 +197,12 @@ def test_a_failed_backup_is_failed_in_the_ui_with_one_clear_message(
     log = (running.root / "logs" / "worker-vps1.log").read_text()
     assert "IncompleteBackupError: vps1" in log
     assert "HINT: safe in this snapshot: nothing" in log
+    # Once told by the flow, once more by the engine around it, which does not know the flow's name.
+    told = (running.root / "logs" / "backup-vps1.log").read_text()
+    assert [line.split()[1] for line in told.splitlines() if f"run={uuid}" in line and "1 of 1 data" in line][-1:] == [
+        "level=WARNING"
+    ]
+    assert list((running.root / "logs").glob("*unknown*")) == []
     # What could not be delivered harms neither this run nor the next.
     await_condition("the message to be tried in vain", lambda: "ConnectError" in server_log.read_text()[said:], 60)
     assert runs(running, "backup-vps1")[0]["state"] == "Failed"
