@@ -2,6 +2,7 @@
 Back up a website by a Prefect deployment, destroy it, restore it, and compare every byte and attribute.
 
 Exit status 0 only where the restored tree is equal. KEEP=1 leaves the UI up until Ctrl-C. Run it with `make demo`.
+However it is ended (Ctrl-C, SIGTERM, a closed terminal), the server and the worker that it started end with it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from site_tree import describe, make_website
 
 ROOT = PROJECT / ".demo"
 SITE = ROOT / "www" / "gxcoin.money"
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _only_the_website(document: dict[str, Any]) -> None:
@@ -37,8 +39,16 @@ def _run(demo: Estate, name: str, *words: str) -> None:
     demo.run_deployment(name, *words)
 
 
+def _end(number: int, _frame: object) -> None:
+    for asked in ENDS:
+        signal.signal(asked, signal.SIG_IGN)  # whoever asks twice must not cut short what stops the others
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """Run the demo and return its exit status."""
+    for number in ENDS:
+        signal.signal(number, _end)
     began = time.monotonic()
     fresh(ROOT)
     SITE.mkdir(parents=True)
@@ -63,7 +73,8 @@ def main() -> int:
         _say(f"equal: {len(after)} entries, every byte and attribute, in {time.monotonic() - began:.0f} s")
         if os.environ.get("KEEP"):
             _say(f"the UI is at {(demo.url or '').removesuffix('/api')} until Ctrl-C")
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            while True:
+                signal.pause()
     return 0
 
 

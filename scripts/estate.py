@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from gxbackup import signing
 
 PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HOSTS = ("vps1", "vps2", "vps3", "vps4", "vps5")
 
 
@@ -133,12 +135,12 @@ class Estate:
 
     def start(self, name: str, *words: str, host: str = "vps1", **extra: str) -> subprocess.Popen[bytes]:
         """Start a process that lives until `stop`; what it prints goes to logs/NAME.log."""
-        with (self.root / "logs" / f"{name}.log").open("ab") as log:
+        with (self.root / "logs" / f"{name}.log").open("ab") as log, _signals_held():
             child = subprocess.Popen(
                 list(words), env=self.environment(host, **extra), cwd=PROJECT, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, process_group=0,
             )  # fmt: skip
-        self._children.append(child)
+            self._children.append(child)
         return child
 
     def start_server(
@@ -199,6 +201,23 @@ class Estate:
             subprocess.run(["age-keygen", "-o", file], check=True, stderr=subprocess.DEVNULL)
         file.chmod(0o600)
         return subprocess.run(["age-keygen", "-y", file], check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back signals that may end this process: a child that it has just started must be known to `stop` first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread alone
+        return
+    asked: list[int] = []
+    before = {number: signal.signal(number, lambda one, _frame: asked.append(one)) for number in _ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for one in asked:
+            signal.raise_signal(one)
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
