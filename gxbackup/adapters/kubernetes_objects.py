@@ -83,7 +83,9 @@ class ObjectApi:
                 return None
             raise
 
-    def apply(self, kind: Kind, wanted: Object, *, dry_run: bool = False) -> tuple[Object, bool]:
+    def apply(
+        self, kind: Kind, wanted: Object, *, dry_run: bool = False, manager: str = FIELD_MANAGER
+    ) -> tuple[Object, bool]:
         """
         Apply an object on the server's side; return how it is now, and whether this call created it. Safe to repeat.
 
@@ -91,7 +93,7 @@ class ObjectApi:
         Raises: ApiRefusalError.
         """
         metadata = wanted["metadata"]
-        query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
+        query = {"fieldManager": manager, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         path = kind.path(metadata.get("namespace"), metadata["name"])
         spelled = {**wanted, "apiVersion": kind.api_version}
         answer, status = self._send("PATCH", path, query, spelled, "application/apply-patch+yaml")

@@ -42,6 +42,7 @@ class ChosenObjects:
         self.not_for_restore = 0
         self._file = file
         self._defined: set[tuple[str, str]] = set()
+        self._addresses: dict[str, Object] = {}
         discovery = api.discover()
         self._served: dict[tuple[str, str], Kind] = {**discovery.served}
         self._stored: dict[tuple[str, str], Kind] = {**discovery.stored}
@@ -61,6 +62,8 @@ class ChosenObjects:
                     continue
                 if cleaned["kind"] == "Namespace":
                     self.coming.add(cleaned["metadata"]["name"])
+                if address := cleaning.address_of(found):
+                    self._addresses[name_of(cleaned)] = address
                 if is_definition(cleaned):
                     self._defined |= defined_kinds(cleaned)
                 yield cleaned
@@ -74,6 +77,11 @@ class ChosenObjects:
         """
         key = (wanted["apiVersion"], wanted["kind"])
         return self._stored.get(key) or self._served.get(key)
+
+    def with_address(self, wanted: Object) -> Object | None:
+        """Return a Service yielded before with the address that it was captured with; None for what had none."""
+        address = self._addresses.get(name_of(wanted)) if label_of(wanted) == "v1 Service" else None
+        return {**wanted, "spec": {**wanted["spec"], **address}} if address else None
 
     def serves_all(self, definition: Object) -> bool:
         """Ask whether the cluster serves by now every kind that a CustomResourceDefinition defines."""

@@ -190,6 +190,14 @@ def _service(cleaned: Object) -> None:
     spec.pop("healthCheckNodePort", None)
 
 
+def address_of(found: Object) -> Object:
+    """Return the fields of a Service that hold its address within the cluster; empty for what has none."""
+    spec = found.get("spec") or {}
+    if label_of(found) != "v1 Service" or spec.get("clusterIP") in (None, "", "None"):
+        return {}
+    return {field: spec[field] for field in ("clusterIP", "clusterIPs") if spec.get(field)}
+
+
 def without_node_ports(cleaned: Object) -> Object:
     """Return a Service without the ports that only one Service of a cluster can have; any other object as it is."""
     if label_of(cleaned) != "v1 Service" or "ports" not in cleaned["spec"]:

@@ -11,16 +11,19 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from gxbackup.adapters.kubernetes_answers import ApiRefusalError
 from gxbackup.cluster_objects import volumes
 from gxbackup.cluster_objects.choosing import ChosenObjects
 from gxbackup.cluster_objects.definitions import is_definition
 from gxbackup.cluster_objects.journal import Journal
-from gxbackup.cluster_objects.naming import Object, listed, name_of
+from gxbackup.cluster_objects.naming import Kind, Object, listed, name_of
 from gxbackup.cluster_objects.trying import extra_in_words, survey, with_paths
 from gxbackup.errors import BackupError, RestoreError
 
 SERVED_TIMEOUT_SECONDS = 60
 POLL_SECONDS = 0.1
+# Where we owned an address ourselves, applying the Service again without it would mean that it is to go.
+ADDRESS_MANAGER = "gx-backup-address"
 
 
 def put(chosen: ChosenObjects, safety_dir: Path) -> list[str]:
@@ -55,6 +58,8 @@ def put(chosen: ChosenObjects, safety_dir: Path) -> list[str]:
     ]
     if unbound:
         words.append(f"not bound after {volumes.BOUND_TIMEOUT_SECONDS} s: {listed(unbound)}")
+    if work.readdressed:
+        words.append(f"another address than in the snapshot, which the server did not give: {listed(work.readdressed)}")
     return [*words, *([f"what was overwritten lies in {journal.copies}"] if counts["changed"] else [])]
 
 
@@ -65,6 +70,7 @@ class Putting:
         self.counts: Counter[str] = Counter()
         self.at = "begin"
         self.extra: list[str] = []
+        self.readdressed: list[str] = []
         self._chosen = chosen
         self._journal = journal
         self._claims: list[Object] = []
@@ -118,12 +124,27 @@ class Putting:
                 return "same"
             self._journal.keep(kind, live)
             volumes.let_bind_anew(self._chosen.api, live)
-        done, created = self._chosen.api.apply(kind, wanted)
+        done, created = self._apply_new(kind, wanted) if live is None else self._chosen.api.apply(kind, wanted)
         # A try that was not answered may have created it, and the next one says then that it changed it.
         if created or live is None:
             self._journal.created(kind, done)
             return "added"
         return "changed"
+
+    def _apply_new(self, kind: Kind, wanted: Object) -> tuple[Object, bool]:
+        """Apply an object that is not there; a Service with the address that it had, where the server gives it that."""
+        if (addressed := self._chosen.with_address(wanted)) is None:
+            return self._chosen.api.apply(kind, wanted)
+        try:
+            return self._chosen.api.apply(kind, addressed, manager=ADDRESS_MANAGER)
+        except ApiRefusalError as error:
+            # Another has it by now, or this cluster has other addresses.
+            if error.status != 422:
+                raise
+        done = self._chosen.api.apply(kind, wanted)
+        had, has = addressed["spec"]["clusterIP"], (done[0].get("spec") or {}).get("clusterIP")
+        self.readdressed.append(f"{name_of(wanted)} had {had}, has {has}")
+        return done
 
     def _await_served(self, definitions: list[Object]) -> None:
         deadline = time.monotonic() + SERVED_TIMEOUT_SECONDS

@@ -34,11 +34,13 @@ def made(kind: str, name: str, api: str = "v1", **fields: Any) -> dict[str, Any]
     return {"apiVersion": api, "kind": kind, "metadata": metadata, **fields}
 
 
-def lose_and_restore(folder: Path) -> None:
-    """Capture the cluster, delete the namespace, and restore it."""
+def lose_and_restore(folder: Path, meanwhile: list[dict[str, Any]] | None = None) -> list[str]:
+    """Capture the cluster, delete the namespace, restore it, and return what was said."""
     capture = captured()
     kubectl("delete", "namespace", NAMESPACE)
-    SOURCE.apply(host(), work(folder / "work", *capture, namespaces=[NAMESPACE]))
+    if meanwhile:
+        create(meanwhile)
+    return SOURCE.apply(host(), work(folder / "work", *capture, namespaces=[NAMESPACE]))
 
 
 def test_a_bare_pod_comes_back_with_its_own_volumes(tmp_path: Path) -> None:
@@ -135,3 +137,24 @@ def test_a_token_secret_made_by_hand_comes_back_with_its_account_and_is_filled(t
     restored = live("secret", "ci-token-admin", NAMESPACE)
     assert restored["data"]["extra"] == "AAAA"
     assert restored["metadata"]["labels"] == {"for": "ci"}
+
+
+def test_services_keep_their_addresses_as_far_as_nobody_else_has_them(tmp_path: Path) -> None:
+    port = {"port": 80, "protocol": "TCP"}
+    fixed = made("Service", "fixed", spec={"clusterIP": "10.96.0.77", "ports": [port]})
+    taken = made("Service", "taken", spec={"clusterIP": "10.96.0.78", "ports": [port]})
+    headless = made("Service", "headless", spec={"clusterIP": "None", "ports": [port]})
+    outside = made("Service", "outside", spec={"type": "ExternalName", "externalName": "gx.example"})
+    create([fixed, taken, headless, outside])
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    taker = {**taken, "metadata": {"namespace": NAMESPACE, "name": "taker"}}
+
+    done = lose_and_restore(tmp_path, [space, taker])
+
+    addresses = {name: live("service", name, NAMESPACE)["spec"].get("clusterIP")
+                 for name in ("fixed", "headless", "outside", "taken")}  # fmt: skip
+    elsewhere = addresses.pop("taken")
+    assert addresses == {"fixed": "10.96.0.77", "headless": "None", "outside": None}
+    assert elsewhere not in (None, "10.96.0.78")
+    assert f"did not give: Service {NAMESPACE}/taken had 10.96.0.78, has {elsewhere}" in str(done)
+    assert "changed by the cluster since" not in str(done)

@@ -232,6 +232,7 @@ def test_everything_comes_back_on_an_empty_api_server_by_kubectl_and_by_us(
     assert done[0] == f"{added} objects added, 0 changed, {same} were the same already"
     assert done[1] == f"all {len(wanted)} are there and equal the snapshot"
     assert done[2].startswith("not bound after 0 s: PersistentVolumeClaim ")
+    assert done[3].startswith("another address than in the snapshot, which the server did not give: Service ")
     there = {key(one): clean(one) for one in lines(again)}
     assert set(wanted) <= set(there)
     assert [one for one in wanted if substance(wanted[one]) != substance(there[one])] == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gxbackup.cluster_objects.cleaning import Cleaner, clean, is_built_in, is_left_out, without_node_ports
+from gxbackup.cluster_objects.cleaning import Cleaner, address_of, clean, is_built_in, is_left_out, without_node_ports
 from gxbackup.cluster_objects.differences import added_paths, changed_paths
 from gxbackup.cluster_objects.naming import Choice, Kind, is_matched, ordered
 from gxbackup.errors import RestoreRefusedError
@@ -62,6 +62,20 @@ def test_a_service_gets_a_new_address_unless_it_is_headless() -> None:
 
     assert cluster == made("Service", spec={"ports": [1]})
     assert headless == made("Service", spec={"clusterIP": "None", "clusterIPs": ["None"]})
+
+
+@pytest.mark.parametrize(
+    ("spec", "address"),
+    [
+        ({"clusterIP": "10.1.2.3", "clusterIPs": ["10.1.2.3"]}, {"clusterIP": "10.1.2.3", "clusterIPs": ["10.1.2.3"]}),
+        ({"clusterIP": "10.1.2.3", "ports": []}, {"clusterIP": "10.1.2.3"}),
+        ({"clusterIP": "None", "clusterIPs": ["None"]}, {}),
+        ({"type": "ExternalName", "externalName": "gx.example"}, {}),
+    ],
+    ids=["both fields", "an old server", "headless", "outside"],
+)
+def test_the_address_of_a_service_is_known_where_it_has_one(spec: dict[str, Any], address: dict[str, Any]) -> None:
+    assert address_of(made("Service", spec=spec)) == address
 
 
 def test_a_service_is_tried_without_the_ports_that_it_has_already() -> None:
