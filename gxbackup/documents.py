@@ -8,17 +8,20 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from gxbackup.errors import InventoryError
 
 Model = TypeVar("Model", bound=BaseModel)
+_UNKNOWN = "extra_forbidden"
 
 
 def read_document(path: Path, model: type[Model], hint: str) -> Model:
     """
     Read a YAML file, in which no key is given twice, into a model.
 
-    Raises: InventoryError, one line with the path in the file of the first fault, and this hint.
+    Raises: InventoryError, one line with the path in the file of the first fault, and this hint. An unknown word comes
+    before all else: where one is misspelt, what is missing is its consequence.
     """
     document = _read_yaml(path, hint)
     if not isinstance(document, dict):
@@ -26,15 +29,22 @@ def read_document(path: Path, model: type[Model], hint: str) -> Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        first, *others = error.errors(include_url=False, include_context=False)
+        found = error.errors(include_url=False, include_context=False)
+        first, *others = sorted(found, key=lambda fault: fault["type"] != _UNKNOWN)
         where = _where(first["loc"], document)
         message = re.sub(r"^(Value error|Assertion failed), ", "", first["msg"])
         seen = "" if isinstance(first["input"], dict | list) else f", seen {first['input']!r}"
-        if first["type"] == "extra_forbidden":
-            message, seen = "unknown key", ""
+        if first["type"] == _UNKNOWN:
+            beside = [str(fault["loc"][-1]) for fault in found if _is_missing_beside(first["loc"], fault)]
+            message, seen = "unknown key" + (f", and {', '.join(beside)} is missing there" if beside else ""), ""
+            others = others[len(beside) :]
         more = f" (and {len(others)} more)" if others else ""
         text = f"{path}: {where}: {message}{seen}{more}" if where else f"{path}: {message}{more}"
         raise InventoryError(text, hint) from None
+
+
+def _is_missing_beside(location: tuple[int | str, ...], fault: ErrorDetails) -> bool:
+    return fault["type"] == "missing" and fault["loc"][:-1] == location[:-1]
 
 
 class _UniqueKeysLoader(yaml.SafeLoader):

@@ -142,7 +142,12 @@ def test_an_unknown_server_or_data_type_is_told_with_those_that_are_there(tmp_pa
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("rpo_hours: 24", "rpo_hour: 24", "servers.vps1.data_types.website.rpo_hours: Field required"),
+        ("        rpo_hours: 24\n", "", "servers.vps1.data_types.website.rpo_hours: Field required"),
+        (
+            "rpo_hours: 24", "rpo_hour: 24",
+            "servers.vps1.data_types.website.rpo_hour: unknown key, and rpo_hours is missing there",
+        ),
+        ("keep_days: 30", "keep_day: 30", "servers.vps1.data_types.website.keep_day: unknown key, and keep_days is"),
         ("keep_days: 30", "keep_days: 30\n        keeps: 3", "servers.vps1.data_types.website.keeps: unknown key"),
         ("keep_days: 30", "keep_days: 0", "servers.vps1.data_types.website.keep_days: Input should be greater than 0"),
         ("keep_days: 30", "keep_days: 30\n        keep_days: 31", "line 15: 'keep_days' is given twice"),
@@ -154,13 +159,21 @@ def test_an_unknown_server_or_data_type_is_told_with_those_that_are_there(tmp_pa
         ("runs_on: vps1", "runs_on: vps8", "servers.vps1: host 'vps8' is not under hosts (vps1, vps9)"),
         ("signers: [AAA", "signers: [short, AAA", "hosts.vps1.signers[0]: "),
         ("servers:", "servers: {", "line 7: not valid YAML: "),
-        ("remote: {path:", "remote: {paht:", "remote.path: Field required"),
+        ("remote: {path:", "remote: {paht:", "remote.paht: unknown key, and path is missing there"),
     ],
 )  # fmt: skip
 def test_a_fault_is_one_line_with_its_path(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in GOOD
 
     assert fault(tmp_path, GOOD.replace(old, new, 1)).startswith(message)
+
+
+def test_a_word_that_nobody_knows_is_told_before_what_is_missing_elsewhere(tmp_path: Path) -> None:
+    text = GOOD.replace("        rpo_hours: 24\n", "", 1).replace("rpo_hours: 168", "rpo_hour: 168")
+
+    told = fault(tmp_path, text)
+
+    assert told == "servers.vps1.data_types.etc.rpo_hour: unknown key, and rpo_hours is missing there (and 1 more)"
 
 
 @pytest.mark.parametrize(
