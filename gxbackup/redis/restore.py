@@ -14,26 +14,12 @@ from gxbackup.errors import BackupError, RestoreError, RestoreRefusedError, word
 from gxbackup.model import Evidence
 from gxbackup.ports import Place
 from gxbackup.redis import holding, swap
-from gxbackup.redis.server import SAVE_TIMEOUT_SECONDS, KeyCount, RedisServer, keyspace
+from gxbackup.redis.server import SAVE_TIMEOUT_SECONDS, KeyCount, keyspace
 from gxbackup.redis.swap import DataFiles
 
 
-class Target(Protocol):
+class Target(holding.Running, Protocol):
     """A server that can be stopped, and whose data can be reached then."""
-
-    @property
-    def name(self) -> str:
-        """Name it for people."""
-        ...
-
-    @property
-    def folder(self) -> str:
-        """Where its data lies, as it sees it itself."""
-        ...
-
-    def server(self) -> RedisServer:
-        """Return the running server; SourceMissingError where it does not run."""
-        ...
 
     def require_stoppable(self) -> None:
         """Raise RestoreRefusedError or SourceMissingError where `stop` or `data` would be refused; change nothing."""

@@ -9,10 +9,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from estate import await_condition
 
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.ports import Place
@@ -116,6 +119,12 @@ class LocalRedis:
         assert self._process is not None
         told = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         return [int(word) for word in told.split()]
+
+    def kill_its_save(self, asked_by: Future[Any]) -> None:
+        """Wait for the save that somebody asked for, and end it as the kernel does where a copy no longer fits."""
+        await_condition("a save", lambda: bool(self.children()), TIMEOUT_SECONDS, died=asked_by.done)
+        for child in self.children():
+            os.kill(child, signal.SIGKILL)
 
     def log(self) -> str:
         log = self.path / "redis.log"

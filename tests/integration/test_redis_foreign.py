@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from estate import await_condition
 
 from gxbackup.errors import CollectError
 from tests.integration.redis_servers import LocalRedis, making_servers, source
 from tests.integration.test_redis_source import taken
+
+# An auxiliary field of that name, with a 32-bit integer behind it.
+CTIME = b"\x05ctime\xc2"
 
 
 @pytest.fixture
@@ -23,26 +28,25 @@ def own(tmp_path: Path) -> Iterator[Any]:
         yield make
 
 
-def foreign(own: Any) -> LocalRedis:
-    other: LocalRedis = own("--save", "", name="foreign")
+def foreign(own: Any, seconds: int) -> Path:
+    """Return another server's RDB, which tells that it was created so many seconds from now."""
+    other: LocalRedis = own("--save", "", "--rdbchecksum", "no", name="foreign")
     other.cli("SET", "foreign", "key")
     other.cli("SAVE")
-    return other
+    file = other.path / "dump.rdb"
+    told = file.read_bytes()
+    at = told.index(CTIME) + len(CTIME)
+    created_at = struct.pack("<i", struct.unpack_from("<i", told, at)[0] + seconds)
+    file.write_bytes(told[:at] + created_at + told[at + 4 :])
+    return file
 
 
-@pytest.mark.parametrize("age", ["older", "newer", "of the same second"])
-def test_a_foreign_file_in_the_place_of_the_save_is_seen_and_another_save_taken(own: Any, age: str) -> None:
+@pytest.mark.parametrize("seconds", [-10, 10, 0], ids=["older", "newer", "of the same second"])
+def test_a_foreign_file_in_the_place_of_the_save_is_seen_and_another_save_taken(own: Any, seconds: int) -> None:
     redis = own("--save", "")
     redis.fill()
-    if age == "older":
-        other = foreign(own)
-        time.sleep(4)
     taken(redis)
-    if age == "newer":
-        time.sleep(4)
-    if age != "older":
-        other = foreign(own)
-    shutil.copy(other.path / "dump.rdb", redis.path / "dump.rdb")  # newer than the save, by its time
+    shutil.copy(foreign(own, seconds), redis.path / "dump.rdb")  # newer than the save, by its time
 
     _, rdb, end = taken(redis)
 
@@ -53,11 +57,8 @@ def test_a_foreign_file_in_the_place_of_the_save_is_seen_and_another_save_taken(
 def test_a_foreign_file_that_stays_where_the_server_does_not_save_is_refused(own: Any, tmp_path: Path) -> None:
     redis = own("--save", "")
     redis.fill()
-    other = foreign(own)
-    time.sleep(4)
     elsewhere = tmp_path / "elsewhere.rdb"
-    shutil.copy(other.path / "dump.rdb", elsewhere)
-    elsewhere.touch()
+    shutil.copy(foreign(own, -10), elsewhere)
     later = time.time() + 60
     os.utime(elsewhere, (later, later))
 
@@ -68,10 +69,11 @@ def test_a_foreign_file_that_stays_where_the_server_does_not_save_is_refused(own
 def test_keys_that_have_expired_since_need_no_other_save(own: Any) -> None:
     redis = own("--save", "")
     redis.fill()
+    left = redis.cli("DBSIZE")
     redis.cli("SET", "gone-soon", "x", "PX", "300")
     _, first, _ = taken(redis)
     saves = redis.server().info()["rdb_saves"]
-    time.sleep(1)
+    await_condition("its end", lambda: redis.cli("DBSIZE") == left, 20)
 
     _, again, _ = taken(redis)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import signal
 import subprocess
@@ -214,11 +213,7 @@ def test_a_save_that_the_kernel_kills_for_want_of_memory_is_no_save(own: Any) ->
     redis.fill()
     with ThreadPoolExecutor(1) as pool:
         collected = pool.submit(source(redis).collect, redis.host(), "redis-mainnet")
-        while not (children := redis.children()):
-            assert not collected.done()
-            time.sleep(0.02)
-        for child in children:  # as the kernel does where a copy of the dataset no longer fits
-            os.kill(child, signal.SIGKILL)
+        redis.kill_its_save(collected)
 
         with pytest.raises(CollectError, match="rdb_last_bgsave_status is 'err'.*") as raised:
             collected.result(30)

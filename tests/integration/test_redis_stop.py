@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from estate import await_condition
 
 from gxbackup.errors import RestoreError, RestoreRefusedError
 from gxbackup.redis import restore, swap
@@ -47,6 +47,16 @@ def put(redis: LocalRedis, given: Opened, **more: Any) -> list[str]:
     return restore.put_in_place(redis, given.file, files, given.artifact.evidence, **more)
 
 
+def require_all_back(redis: LocalRedis, given: Opened) -> None:
+    """Restore what does not load, to a server with the usual keys and a newer one: all of them are there again."""
+    given.file.write_bytes(given.file.read_bytes()[:-20])
+
+    with pytest.raises(RestoreError, match="what was there is back: .*does not load the RDB"):
+        put(redis, given)
+
+    assert (redis.cli("GET", "newer"), redis.cli("DBSIZE")) == ("than-any-save", "1007")
+
+
 def process_of(redis: LocalRedis) -> str:
     return redis.server().info()["process_id"]
 
@@ -74,8 +84,7 @@ def writing(redis: LocalRedis) -> Iterator[list[int]]:
     writer = threading.Thread(target=count)
     writer.start()
     try:
-        while not confirmed:
-            time.sleep(0.01)
+        await_condition("a first write", lambda: bool(confirmed), 20)
         yield confirmed
     finally:
         done.set()
@@ -110,12 +119,8 @@ def test_a_restore_that_fails_puts_back_all_that_was_there(own: Any, given: Open
     redis.fill()
     redis.cli("SET", "newer", "than-any-save")
     redis.grace_seconds = 0.0
-    given.file.write_bytes(given.file.read_bytes()[:-20])
 
-    with pytest.raises(RestoreError, match="what was there is back: .*does not load the RDB"):
-        put(redis, given)
-
-    assert (redis.cli("GET", "newer"), redis.cli("DBSIZE")) == ("than-any-save", "1007")
+    require_all_back(redis, given)
 
 
 @pytest.mark.parametrize("settings", [(), ("--appendonly", "yes")], ids=["saves", "appends"])
@@ -145,12 +150,8 @@ def test_an_append_only_file_that_is_still_written_for_the_first_time_is_waited_
     redis.settings += ["--appendonly", "yes"]
     redis.grace_seconds = 0.2
     redis.cli("SET", "newer", "than-any-save")
-    given.file.write_bytes(given.file.read_bytes()[:-20])
 
-    with pytest.raises(RestoreError, match="what was there is back"):
-        put(redis, given)
-
-    assert (redis.cli("GET", "newer"), redis.cli("DBSIZE")) == ("than-any-save", "1007")
+    require_all_back(redis, given)
 
 
 def test_a_server_that_appends_until_its_next_start_alone_gets_back_all_that_was_there(own: Any, given: Opened) -> None:
@@ -158,12 +159,8 @@ def test_a_server_that_appends_until_its_next_start_alone_gets_back_all_that_was
     redis.fill()
     redis.cli("CONFIG", "SET", "appendonly", "yes")  # its configuration file does not know: it will load the RDB
     redis.cli("SET", "newer", "than-any-save")
-    given.file.write_bytes(given.file.read_bytes()[:-20])
 
-    with pytest.raises(RestoreError, match="what was there is back"):
-        put(redis, given)
-
-    assert (redis.cli("GET", "newer"), redis.cli("DBSIZE")) == ("than-any-save", "1007")
+    require_all_back(redis, given)
 
 
 def test_a_server_that_cannot_save_is_not_stopped_and_clients_write_on(own: Any, given: Opened) -> None:
@@ -172,11 +169,7 @@ def test_a_server_that_cannot_save_is_not_stopped_and_clients_write_on(own: Any,
     before = process_of(redis)
     with ThreadPoolExecutor(1) as pool:
         restored = pool.submit(put, redis, given)
-        while not (children := redis.children()):
-            assert not restored.done()
-            time.sleep(0.02)
-        for child in children:  # as the kernel does where a copy of the dataset no longer fits
-            os.kill(child, signal.SIGKILL)
+        redis.kill_its_save(restored)
         with pytest.raises(RestoreRefusedError, match="nothing was stopped: .*rdb_last_bgsave_status is 'err'") as said:
             restored.result(30)
 
@@ -297,8 +290,11 @@ def test_a_server_that_does_not_answer_is_restored_from_what_its_disk_holds(
         redis.spawn()
         redis.settings = usual
         asked = ["redis-cli", "-p", str(redis.port), "INFO", "persistence"]
-        while "loading:1" not in subprocess.run(asked, capture_output=True, text=True, check=False).stdout:
-            time.sleep(0.05)
+
+        def loads() -> bool:
+            return "loading:1" in subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+
+        await_condition("that it loads", loads, 20)
 
     told = restore.put_in_place(redis, given.file, FILES, given.artifact.evidence)
 
