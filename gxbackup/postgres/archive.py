@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
+from datetime import timedelta
 from typing import Any
 
 from gxbackup import clock
@@ -49,6 +51,11 @@ class Archive(Frozen):
         """Return the roles that it refers to; an older snapshot does not tell."""
         return list(self.evidence.get("needs_roles", []))
 
+    def listed_count(self) -> int | None:
+        """Return how many things its own list names; None where an older snapshot does not tell."""
+        listed = self.evidence.get("listed")
+        return None if listed is None else int(listed)
+
     def size_bytes(self) -> int:
         """Return how large the database was on its server's disk."""
         return int(self.evidence["size_bytes"])
@@ -59,12 +66,16 @@ def beside_name(database: str) -> str:
     return _cut(database, f"_restore_{_digest(database)}")
 
 
-def before_name(database: str) -> str:
-    """Return the name that a replaced database is kept under; two that begin alike keep two names."""
-    suffix = f"_before_{clock.now():%Y%m%d_%H%M%S}"
-    if len(database.encode("utf-8", "surrogateescape")) + len(suffix) > NAME_BYTES:
-        suffix = f"_{_digest(database)}{suffix}"
-    return _cut(database, suffix)
+def before_name(database: str, taken: Collection[str]) -> str:
+    """Return a name that a replaced database can be kept under; two that begin alike keep two names."""
+    moment = clock.now()
+    while True:
+        suffix = f"_before_{moment:%Y%m%d_%H%M%S}"
+        if len(database.encode("utf-8", "surrogateescape")) + len(suffix) > NAME_BYTES:
+            suffix = f"_{_digest(database)}{suffix}"
+        if (name := _cut(database, suffix)) not in taken:
+            return name
+        moment += timedelta(seconds=1)  # what was put back within this second was replaced again
 
 
 def _digest(database: str) -> str:

@@ -69,7 +69,10 @@ class DumpStream:
             raise explained(error) from None
         if len(self._head) < HEAD_BYTES:
             raise CollectError(f"{self._label}: expected an archive of pg_dump, seen {len(self._head)} bytes")
-        return StreamEnd(self._evidence, self._listing.shortfalls(), self._content.hexdigest())
+        shortfalls = self._listing.shortfalls()
+        return StreamEnd(
+            {**self._evidence, "listed": self._listing.names_count()}, shortfalls, self._content.hexdigest()
+        )
 
     def _without_time(self) -> bytes:
         head = self._head

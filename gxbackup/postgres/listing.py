@@ -65,7 +65,8 @@ def is_bare(server: Server, file: PackedFile) -> bool:
     """
     Tell whether an archive holds nothing but what is about its database itself: its own list then names nothing.
 
-    Also true where pg_restore there is too old to say: such a restore is refused. Raises: CommandError.
+    Asked of an older snapshot's, whose evidence does not tell how much that is. Also true where pg_restore there is too
+    old to say: such a restore is refused. Raises: CommandError.
     """
     if file.plain_size_bytes > BEGINNINGS_BYTES[0]:
         return False
@@ -99,6 +100,10 @@ class Listing:
             self._sizes.pop(0)
             if self._list is not None or not self._sizes:
                 self._beginning = None
+
+    def names_count(self) -> int | None:
+        """Return how many things the list names, once `shortfalls` was asked; None where it could not be read."""
+        return None if self._list is None else len(_ENTRY.findall(self._list))
 
     def shortfalls(self) -> tuple[str, ...]:
         """Return what is wrong with it, once the last byte was taken. Raises: CommandError."""

@@ -48,10 +48,11 @@ _ABOUT_THE_DATABASE = r"""pg_restore --list --create "$1" >"$1.list" &&
 grep -E '^[0-9]+; [0-9]+ [0-9]+ ((ACL|COMMENT|SECURITY LABEL) - )?DATABASE ' "$1.list" >"$1.database" &&
 pg_restore --create --use-list="$1.database" --file=- "$1" """
 _KEEP = f'cat >"$1" && {_ABOUT_THE_DATABASE}'
-# All at once, of a small one: kept in a folder that goes with the command, loaded where pg_restore's words follow.
+# All at once, of a small one: kept in a folder that goes with the command, loaded by pg_restore's words that follow.
 _KEEP_BRIEFLY = f"""{_MAKE_FOLDER}trap 'rm -rf "$folder"' EXIT; trap 'exit 129' HUP INT PIPE TERM; shift
-cat >"$folder/archive" && {{ [ $# = 0 ] || "$@" "$folder/archive" >&2; }} && set -- "$folder/archive" &&
+cat >"$folder/archive" && "$@" "$folder/archive" >&2 && set -- "$folder/archive" &&
 {_ABOUT_THE_DATABASE}"""
+_SCRIPT = "pg_restore --create --file=- && exec cat >/dev/null"
 _TABLE = re.compile(r'("(?:[^"]|"")*"|[^".]+)\.("(?:[^"]|"")*"|[^".]+)', re.DOTALL)
 
 
@@ -104,11 +105,8 @@ def load(server: Server, file: PackedFile, database: str, tables: Sequence[str] 
 
 
 def about(server: Server, file: PackedFile) -> str:
-    """Return just the SQL that belongs to the captured database itself, as `load` does; loads nothing."""
-    if server.reads_our_files:  # this host's own /tmp is not ours to sweep, nor safe for what a killed run leaves
-        with tempfile.TemporaryDirectory(dir=file.path.parent) as folder:
-            return _put(server, file, f"{folder}/archive")
-    return _put_with(server, file, _KEEP_BRIEFLY, _PREFIX)
+    """Return what `load` does, of a small archive that holds nothing else; writes nothing, and does not log in."""
+    return _statements(server.run(["sh", "-c", _SCRIPT], stdin=file.beginning(file.plain_size_bytes)))
 
 
 def disks(server: Server, folders: Sequence[str]) -> list[Disk]:

@@ -80,7 +80,7 @@ class Restore:
                 live = there[archive.database]
                 lines.append(
                     f"replaced: {words}; now {live['size_bytes']} bytes, {live['connections']} connections, "
-                    f"which are ended; it stays as {before_name(archive.database)}"
+                    f"which are ended; it stays as {before_name(archive.database, there)}"
                 )
                 lines += self._replication(archive.database)
             else:
@@ -107,7 +107,7 @@ class Restore:
                 reserve.take(self.server, self.seen.data_directory)
             home = self._meanwhile([*names, *names.values()], made)
             making.make_roles(self.server, self.home, new, self.tablespace_folder, made_roles)
-            properties += [loading.about(self.server, one.file) for one in bare]
+            properties += _at_once([partial(loading.about, self.server, one.file) for one in bare])
             for done, archive in enumerate(wanted):
                 beside = beside_name(self.to or archive.database)
                 made.append(beside)
@@ -115,7 +115,8 @@ class Restore:
                 room = self._room(wanted[done:])
                 properties.append(loading.load(self.server, archive.file, beside, self.tables, room))
                 said.append(self._compare(archive, beside))
-            replaced = {name: before_name(name) for name in names.values() if name in self.seen.databases}
+            there = self.seen.databases
+            replaced = {name: before_name(name, there) for name in names.values() if name in there}
             properties += [f"{grant};\n" for grant in new.parameter_grants]
             properties += [
                 f"{statement};\n" for name, statement in new.settings_of_all.items()
@@ -199,7 +200,10 @@ class Restore:
         """Tell whether there is nothing in a database, then and now, and nobody asked for it by its name."""
         if (self.named and not self.is_scratch) or archive.database not in self.seen.databases:
             return False
-        if not (evidence.is_bare(archive.evidence) and listing.is_bare(self.server, archive.file)):
+        if not evidence.is_bare(archive.evidence):
+            return False
+        listed = archive.listed_count()
+        if listed or (listed is None and not listing.is_bare(self.server, archive.file)):
             return False
         with self.server.session(archive.database) as session:
             return evidence.is_bare(evidence.take(session))

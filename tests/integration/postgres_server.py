@@ -216,6 +216,20 @@ def backed_up(
     return tuple(opened)
 
 
+def untold(opened: tuple[Opened, ...]) -> tuple[Opened, ...]:
+    """Return what was captured as an older snapshot tells of it: not how much the archives' own lists name."""
+    return tuple(
+        one.model_copy(
+            update={
+                "artifact": one.artifact.model_copy(
+                    update={"evidence": {key: told for key, told in one.artifact.evidence.items() if key != "listed"}}
+                )
+            }
+        )
+        for one in opened
+    )
+
+
 def artifact_of(capture: Capture, ending: StreamEnd, size_bytes: int) -> Artifact:
     """Return the manifest entry of a capture, as far as a restore reads it."""
     path = f"databases/{capture.data_type}/{capture.name}.zst.age"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from estate import await_condition
 
 from gxbackup.errors import RestoreError, RestoreRefusedError
 from gxbackup.postgres import evidence, making
+from gxbackup.sources.base import Opened
 from gxbackup.sources.postgres import Postgres
 from tests.integration.postgres_server import (
     Protected,
@@ -21,6 +22,7 @@ from tests.integration.postgres_server import (
     host_with,
     only,
     running_server,
+    untold,
     work_of,
 )
 
@@ -95,12 +97,13 @@ def test_a_table_that_is_made_while_the_others_are_locked_is_locked_too(
         assert lists[1:] == [["public.later", "public.t"]] * 2
 
 
+@pytest.mark.parametrize("as_told", [tuple, untold], ids=["now", "older"])
 def test_a_database_that_holds_nothing_that_is_counted_is_put_back_all_the_same(
-    postgres: Protected, tmp_path: Path
+    postgres: Protected, tmp_path: Path, as_told: Callable[[tuple[Opened, ...]], tuple[Opened, ...]]
 ) -> None:
     host = host_with(pod=postgres.place())
     with database(postgres, "quiet", UNCOUNTED):
-        opened = backed_up(SOURCE, host, tmp_path / "plain", only="quiet")
+        opened = as_told(backed_up(SOURCE, host, tmp_path / "plain", only="quiet"))
         postgres.psql("DROP DATABASE quiet")
         postgres.psql("CREATE DATABASE quiet")
 

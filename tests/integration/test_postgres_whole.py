@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from gxbackup.postgres.archive import HOME, beside_name
 from gxbackup.scratch.postgres import programs
 from gxbackup.sources.base import Opened
 from gxbackup.sources.postgres import Postgres
-from tests.integration.postgres_server import Protected, backed_up, host_with, only, running_server, work_of
+from tests.integration.postgres_server import Protected, backed_up, host_with, only, running_server, untold, work_of
 
 SOURCE = Postgres(namespace="backend-mainnet", pod="postgres-0")
 # initdb of a server whose databases are ICU's where nobody says otherwise.
@@ -88,12 +88,15 @@ def test_what_was_made_to_be_connected_to_goes_where_the_restore_fails_and_is_sw
     assert HOME not in filled.databases()
 
 
-def test_settings_and_grants_of_databases_that_hold_nothing_are_put_back(target: Protected, tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_told", [tuple, untold], ids=["now", "older"])
+def test_settings_and_grants_of_databases_that_hold_nothing_are_put_back(
+    target: Protected, tmp_path: Path, as_told: Callable[[tuple[Opened, ...]], tuple[Opened, ...]]
+) -> None:
     about = """SELECT shobj_description(oid, 'pg_database'), has_database_privilege('public', oid, 'CONNECT'), setconfig
         FROM pg_database JOIN pg_db_role_setting ON setdatabase = oid WHERE datname = 'postgres'"""
     target.psql("""ALTER DATABASE postgres SET work_mem = '7MB'; COMMENT ON DATABASE postgres IS 'the first';
         REVOKE CONNECT ON DATABASE postgres FROM PUBLIC""")
-    opened = of_server(target, tmp_path / "plain")
+    opened = as_told(of_server(target, tmp_path / "plain"))
     as_it_was = target.psql(about)
     target.psql("""ALTER DATABASE postgres RESET ALL; COMMENT ON DATABASE postgres IS NULL;
         GRANT CONNECT ON DATABASE postgres TO PUBLIC""")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from gxbackup.postgres.archive import before_name, beside_name
@@ -34,11 +36,21 @@ GRANT ALL ON TABLESPACE fast TO app;
 def test_two_long_names_that_begin_alike_are_kept_under_two() -> None:
     first, second = (f"{'backend_before_20261128_022635_before_2026' * 2}"[:55] + end for end in ("a" * 8, "b" * 8))
 
-    kept = {before_name(name) for name in (first, second)}
+    kept = {before_name(name, ()) for name in (first, second)}
 
     assert len(kept) == 2
     assert all(len(name.encode()) <= 63 and "_before_2" in name for name in kept)
-    assert before_name("backend").startswith("backend_before_")
+    assert before_name("backend", ()).startswith("backend_before_")
+
+
+def test_a_name_that_was_taken_within_this_second_is_not_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
+    monkeypatch.setattr("gxbackup.clock.now", lambda: now)
+
+    first = before_name("backend", ())
+
+    assert first == "backend_before_20261231_235959"
+    assert before_name("backend", [first]) == "backend_before_20270101_000000"
 
 
 def test_statements_end_where_sql_ends_them() -> None:
@@ -97,7 +109,7 @@ REVOKE CONNECT,TEMPORARY ON DATABASE "a b" FROM PUBLIC;
 def test_names_of_what_a_restore_makes_fit_and_are_told_apart(name: str) -> None:
     assert len(beside_name(name).encode()) <= 63
     assert beside_name(name) == beside_name(name) != beside_name(name + "y")
-    assert len(before_name(name).encode()) <= 63
+    assert len(before_name(name, ()).encode()) <= 63
 
 
 def test_names_of_any_kind_are_quoted_as_sql_and_libpq_want_it() -> None:
