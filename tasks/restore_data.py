@@ -39,12 +39,11 @@ def open_data(server: str, chosen: Chosen, area: Path, options: dict[str, JsonVa
 
 @task(task_run_name="look elsewhere for {work.data_type}", **BRIEF)
 def look_elsewhere(server: str, work: Work) -> Work:
-    """Add what other servers hold of the same Fabric network to a ledger's work; who cannot be asked is told in it."""
+    """Add what all servers hold of the same Fabric network; who cannot be asked is told in it."""
     inventory = host.inventory()
-    promise = inventory.data_type(server, work.data_type)
-    if promise.source.kind != "ledger":
+    namespace = sets.namespace_of(inventory.data_type(server, work.data_type))
+    if namespace is None:
         return work
-    namespace = promise.source.namespace
     catalogs: list[Catalog] = []
     unread: list[str] = []
     for name, other in inventory.servers.items():

@@ -8,7 +8,7 @@ Source: facts B8, B11, B12; Fabric's documents "Upgrading your components".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gxbackup.errors import RestoreRefusedError
@@ -27,6 +27,7 @@ class Copy:
     name: str
     heights: Heights = field(default_factory=dict)
     peers: tuple[str, ...] = ()  # of a database: StatefulSets of the peers that use it; none named: all
+    joined_by_snapshot: tuple[str, ...] = ()  # channels whose first blocks this peer never had
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,38 @@ def copies_of(artifacts: Iterable[Artifact]) -> list[Copy]:
         role = artifact.settings.get("role") if artifact.kind == "ledger" else artifact.kind
         if isinstance(told, dict) and role in _ORDER:
             heights = {channel: int(str(height)) for channel, height in told.items()}
-            found.append(Copy(str(role), str(artifact.settings.get("pod", artifact.data_type)), heights))
+            joined = artifact.evidence.get("joined_by_snapshot")
+            found.append(
+                Copy(
+                    role=str(role),
+                    name=str(artifact.settings.get("pod", artifact.data_type)),
+                    heights=heights,
+                    joined_by_snapshot=tuple(map(str, joined)) if isinstance(joined, list) else (),
+                )
+            )
     return found
+
+
+def require_rebuildable(channels: Collection[str], peers: Sequence[str], held: Iterable[Held], label: str) -> None:
+    """
+    Raise RestoreRefusedError where a peer that uses a state database joined one of its channels by a snapshot.
+
+    It has no blocks from before that, so that it cannot make this state anew. `held` is newest first: of each peer its
+    newest copy tells. Source: Fabric's documents "Taking ledger snapshots and using them to join channels".
+    """
+    database = Copy(role=COUCHDB, name=label, peers=tuple(peers))
+    newest: dict[str, tuple[Copy, str]] = {}
+    for one in held:
+        for copy in one.copies:
+            if copy.role == PEER and _uses(copy, database):
+                newest.setdefault(copy.name, (copy, f"{one.server} {one.snapshot}"))
+    for copy, told_by in newest.values():
+        if joined := sorted({*copy.joined_by_snapshot} & {*channels}):
+            raise RestoreRefusedError(
+                f"{label}: expected peers that have all blocks of their channels, seen {copy.name}, which joined "
+                f"{', '.join(joined)} by a snapshot (as {told_by} tells): it cannot make its state anew",
+                "method=documents puts the captured state back; the peer then replays the blocks since",
+            )
 
 
 def faults(copies: Iterable[Copy]) -> list[str]:

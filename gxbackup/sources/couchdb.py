@@ -27,6 +27,7 @@ from gxbackup.errors import (
     SetupError,
     SourceMissingError,
 )
+from gxbackup.fabric import heights
 from gxbackup.model import Capture, Evidence, Frozen
 from gxbackup.ports import PlainStream
 from gxbackup.scratch.couchdb import scratch_couchdb
@@ -123,8 +124,8 @@ class CouchDB(Restorable):
         """Say which databases would be dropped or replaced. Raises: RestoreRefusedError."""
         evidence = work.opened[0].artifact.evidence
         wanted = _wanted(work)
-        self._require_older(work, wanted)
-        lines = [f"as captured: {_heights(evidence)}"]
+        self._require_heights(work, wanted)
+        lines = [*work.unread, f"as captured: {_heights(evidence)}"]
         with self._client(host) as client:
             there = [name for name in client.get("/_all_dbs") if wanted(name)]
             lines += [
@@ -174,7 +175,7 @@ class CouchDB(Restorable):
             )
         opened = work.opened[0]
         evidence, wanted = opened.artifact.evidence, _wanted(work)
-        self._require_older(work, wanted)
+        self._require_heights(work, wanted)
         with self._client(host) as client, self._peers_stopped(host, work):
             if _method(work) == "rebuild":
                 return restore.rebuild(client, [name for name in client.get("/_all_dbs") if wanted(name)])
@@ -228,10 +229,10 @@ class CouchDB(Restorable):
 
     def _peer_heights(self, work: Work) -> dict[str, int]:
         """Return each channel's height: the one given for all, else the lowest that any peer's metrics tell."""
-        heights = work.opened[0].artifact.evidence.get("heights")
+        captured = work.opened[0].artifact.evidence.get("heights")
         given = work.options.get("peer_height")
         if isinstance(given, int) and given > 0:
-            return dict.fromkeys(heights if isinstance(heights, dict) else (), given)
+            return dict.fromkeys(captured if isinstance(captured, dict) else (), given)
         lowest: dict[str, int] = {}
         for url in self.peer_metrics:
             with closing(CouchClient(url)) as peer:
@@ -240,13 +241,22 @@ class CouchDB(Restorable):
                 lowest[channel] = min(height, lowest.get(channel, height))
         return lowest
 
-    def _require_older(self, work: Work, wanted: Callable[[str], bool]) -> None:
-        """Raise RestoreRefusedError where documents of a channel are to be put back that may be newer than its peer."""
+    def _require_heights(self, work: Work, wanted: Callable[[str], bool]) -> None:
+        """
+        Raise RestoreRefusedError where a peer could not go on from what is put back, or make anew what is dropped.
+
+        Documents of a channel may be newer than its peer; a peer that joined by a snapshot lacks the first blocks.
+        """
         evidence = work.opened[0].artifact.evidence
-        channels = choice.channels(evidence)
-        if _method(work) == "documents" and any(
-            wanted(name) and restore.is_state(name, channels) for name in choice.captured(evidence)
-        ):
+        touched = [
+            channel
+            for channel in choice.channels(evidence)
+            if any(wanted(name) and restore.is_state(name, [channel]) for name in choice.captured(evidence))
+        ]
+        if _method(work) == "rebuild":
+            held = sorted([*work.here, *work.elsewhere], key=lambda one: one.snapshot, reverse=True)
+            heights.require_rebuildable(touched, self.peers, held, work.data_type)
+        elif touched:
             restore.require_older(evidence, self._peer_heights(work), work.data_type)
 
 
@@ -262,8 +272,8 @@ def _method(work: Work) -> str:
 
 
 def _heights(evidence: Evidence) -> str:
-    heights = evidence.get("heights")
-    told = heights if isinstance(heights, dict) else {}
+    captured = evidence.get("heights")
+    told = captured if isinstance(captured, dict) else {}
     return ", ".join(f"channel {name} at height {height}" for name, height in told.items()) or "no channel"
 
 

@@ -152,3 +152,16 @@ def test_peers_are_held_against_orderers_above_them_and_not_against_other_peers(
     assert heights.require_elsewhere(kept, [*elsewhere(ORDERER, 77), *elsewhere(PEER, 99)]) == [
         "vps4 orderer-ledger: 20260909_050000 belongs together with this"
     ]
+
+
+def test_the_newest_copy_of_each_peer_that_uses_a_state_tells_whether_it_can_be_made_anew() -> None:
+    def held(snapshot: str, pod: str, *joined: str) -> Held:
+        return Held("vps3", "peer-ledger", snapshot, (Copy(PEER, pod, {CHANNEL: 9}, joined_by_snapshot=joined),))
+
+    since_then_whole = [held("20261122_050000", "peer0-org1-0"), held("20261121_050000", "peer0-org1-0", CHANNEL)]
+    of_others = [held("20261122_050000", "peer0-org2-0", CHANNEL), held("20261122_050000", "peer0-org1-0", "another")]
+
+    for fine in (since_then_whole, of_others):
+        heights.require_rebuildable([CHANNEL], ["peer0-org1"], fine, "couchdb-fabric")
+    with pytest.raises(RestoreRefusedError, match=f"peer0-org2-0, which joined {CHANNEL} by a snapshot"):
+        heights.require_rebuildable([CHANNEL], [], of_others, "couchdb-fabric")
