@@ -26,12 +26,21 @@ _LIST = "pg_restore --list && exec cat >/dev/null"
 # `3361; 0 16388 TABLE DATA public account app`, `218; 1259 16388 TABLE public account app`: numbers, kind, name.
 _ENTRY = re.compile(r"^\d+; (\d+ \d+) (TABLE DATA|SEQUENCE SET|EXTENSION|BLOBS)?", re.MULTILINE)
 _NAME = "format('%I.%I', n.nspname, c.relname)"
+# What users made there is in no dump; whatever a server is made with has a lower number than 16384.
+_SYSTEM_SCHEMAS = "n.nspname IN ('pg_catalog', 'information_schema')"
+_IN_SYSTEM = "'(no dump holds what lies in a system schema: move it to another)'"
 _ENTRIES = f"""SELECT concat_ws(' ', '1259', c.oid), '', concat_ws(' ', 'the definition of', {_NAME})
   {RELATIONS} WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {USERS}
 UNION ALL SELECT concat_ws(' ', '0', c.oid), 'TABLE DATA', concat_ws(' ', 'the rows of', {_NAME})
   {RELATIONS} WHERE c.relkind = 'r' AND {USERS}
 UNION ALL SELECT concat_ws(' ', '3079', oid), 'EXTENSION', concat_ws(' ', 'extension', extname)
   FROM pg_extension WHERE oid >= 16384
+UNION ALL SELECT concat_ws(' ', '1259', c.oid), 'OURS', concat_ws(' ', {_NAME}, {_IN_SYSTEM})
+  {RELATIONS} WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {_SYSTEM_SCHEMAS} AND c.oid >= 16384
+  AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = c.tableoid AND e.objid = c.oid AND e.deptype = 'e')
+UNION ALL SELECT concat_ws(' ', '1255', p.oid), 'OURS', concat_ws(' ', 'function', p.oid::regprocedure, {_IN_SYSTEM})
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {_SYSTEM_SCHEMAS} AND p.oid >= 16384
+  AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = p.tableoid AND e.objid = p.oid AND e.deptype = 'e')
 UNION ALL SELECT '', 'BLOBS', 'the large objects' WHERE EXISTS (SELECT FROM pg_largeobject_metadata)
 ORDER BY 3;"""  # noqa: S608 - of constants
 _SEQUENCES = f"SELECT count(*) {RELATIONS} WHERE c.relkind = 'S' AND {USERS};"

@@ -11,7 +11,7 @@ from gxbackup.ports import StreamEnd
 from gxbackup.postgres import listing
 from gxbackup.scratch.postgres import programs
 from gxbackup.sources.postgres import Postgres
-from tests.integration.postgres_server import Protected, captured, host_with
+from tests.integration.postgres_server import Protected, captured, database, host_with
 
 SOURCE = Postgres(namespace="backend-mainnet", pod="postgres-0")
 
@@ -50,6 +50,16 @@ def test_what_a_dump_that_ended_well_left_out_is_named(
     assert said.endswith(
         {"--schema-only": "the values of 2 of 2 sequences", "--exclude-schema=public": "and 3 more"}.get(left_out, told)
     )
+
+
+def test_what_users_made_in_a_system_schema_is_a_shortfall_as_no_dump_holds_it(postgres: Protected) -> None:
+    made = """CREATE TABLE information_schema.notes AS SELECT 1 AS a; CREATE VIEW public.fine AS SELECT 1 AS a;
+        CREATE FUNCTION pg_catalog.ours(int) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE EXTENSION adminpack"""
+    with database(postgres, "hidden", made):
+        (said,) = end_of(postgres.place(), "hidden").shortfalls
+
+    reason = "(no dump holds what lies in a system schema: move it to another)"
+    assert said.endswith(f"lacks function ours(integer) {reason}, information_schema.notes {reason}")
 
 
 def test_a_long_list_is_read_of_a_longer_beginning_and_one_without_end_is_told(
