@@ -19,6 +19,7 @@ def restore_k8s_manifests(
     namespaces: list[str] | None = None,
     kinds: list[str] | None = None,
     names: list[str] | None = None,
+    leave_out: list[str] | None = None,
     mode: Literal["plan", "scratch", "in-place"] = "plan",
     approve: bool = False,
 ) -> None:
@@ -35,6 +36,7 @@ def restore_k8s_manifests(
         namespaces: only these; empty: all but kube-system, kube-public and kube-node-lease
         kinds: only these, like Secret or Deployment.apps; empty: all
         names: only these, like postgres or backend-mainnet/postgres; empty: all
+        leave_out: all but these: kinds, names, or one object as it is named in an error, like Secret/fabric/ca-root
         mode: plan shows the difference to the live cluster, scratch lets it judge every object, in-place applies
         approve: go on without asking in the UI
     """
@@ -44,6 +46,7 @@ def restore_k8s_manifests(
         "namespaces": [*(namespaces or [])],
         "kinds": [*(kinds or [])],
         "names": [*(names or [])],
+        "leave_out": [*(leave_out or [])],
     }
     restore_data(server, "k8s-manifests", snapshot, mode, approve, options)
 

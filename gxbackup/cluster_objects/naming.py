@@ -94,17 +94,23 @@ def name_of(found: Object) -> str:
     return f"{found['kind']} {within}{metadata['name']}"
 
 
+_TAKEN_BY = ("namespaces", "kinds", "names")
+
+
 class Choice:
     """
-    Which objects a restore is asked for: by namespace, kind and name, each empty for all.
+    Which objects a restore is asked for: by namespace, kind and name, each empty for all; but for what it leaves out.
 
-    System namespaces, and what the cluster brings itself, are taken only where they are named.
+    System namespaces, and what the cluster brings itself, are taken only where they are named. `left_out` are the names
+    of those that would have been taken.
     """
 
     def __init__(self, options: Mapping[str, JsonValue]) -> None:
         self.namespaces = _words(options.get("namespaces"))
         self.kinds = _words(options.get("kinds"))
         self.names = _words(options.get("names"))
+        self.leave_out = _words(options.get("leave_out"))
+        self.left_out: set[str] = set()
         self._matched: set[str] = set()
 
     def takes(self, found: Object, is_built_in: bool) -> bool:
@@ -112,32 +118,41 @@ class Choice:
         metadata = found["metadata"]
         namespace, name = _namespace_of(found), metadata["name"]
         group = found["apiVersion"].partition("/")[0] if "/" in found["apiVersion"] else ""
-        spellings = {found["kind"].lower(), f"{found['kind']}.{group}".lower()}
+        kinds = {found["kind"], f"{found['kind']}.{group}"}
+        spellings = {kind.lower() for kind in kinds}
+        spelled_out = {*kinds, name, f"{namespace}/{name}", name_of(found).replace(" ", "/")}
         words = {
             "namespaces": [word for word in self.namespaces if word == namespace],
             "kinds": [word for word in self.kinds if word.lower() in spellings],
             "names": [word for word in self.names if word in (name, f"{namespace}/{name}")],
+            "leave_out": [word for word in self.leave_out if word.replace(" ", "/") in spelled_out],
         }
         for option, matched in words.items():
             self._matched.update(f"{option}={word}" for word in matched)
-            if getattr(self, option) and not matched:
-                return False
+        if any(getattr(self, option) and not words[option] for option in _TAKEN_BY):
+            return False
         if namespace in SYSTEM_NAMESPACES and namespace not in self.namespaces:
             return False
-        return not is_built_in or bool(words["names"])
+        if is_built_in and not words["names"]:
+            return False
+        if words["leave_out"]:
+            self.left_out.add(name_of(found))
+        return not words["leave_out"]
 
     def require_all_matched(self) -> None:
         """Raise RestoreRefusedError where a word of the options named nothing: it may be misspelled."""
-        asked = [f"{option}={word}" for option in ("namespaces", "kinds", "names") for word in getattr(self, option)]
+        asked = [f"{option}={word}" for option in (*_TAKEN_BY, "leave_out") for word in getattr(self, option)]
         if strangers := [word for word in asked if word not in self._matched]:
             raise RestoreRefusedError(
                 f"kubernetes objects: the snapshot holds none for {', '.join(strangers)}",
-                "kinds are spelled like Secret or Deployment.apps, names like postgres or backend-mainnet/postgres",
+                "kinds are spelled like Secret or Deployment.apps, names like postgres or backend-mainnet/postgres; "
+                "leave_out takes both, and Secret/backend-mainnet/postgres",
             )
 
     def __str__(self) -> str:
-        parts = [f"{option} {', '.join(getattr(self, option)) or 'all'}" for option in ("namespaces", "kinds", "names")]
-        return f"kubernetes objects: {'; '.join(parts)}"
+        parts = [f"{option} {', '.join(getattr(self, option)) or 'all'}" for option in _TAKEN_BY]
+        without = f"; without {', '.join(self.leave_out)}" if self.leave_out else ""
+        return f"kubernetes objects: {'; '.join(parts)}{without}"
 
 
 def _words(value: JsonValue) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ class Survey:
     changed: int = 0
     same: int = 0
     not_for_restore: int = 0
+    left_out: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
@@ -39,7 +40,8 @@ class Survey:
             raise RestoreRefusedError(
                 f"kubernetes objects: {len(self.refused)} of them cannot be applied, so nothing was touched: "
                 f"{listed(self.refused)}",
-                "choose others by namespaces, kinds and names; what cannot be changed in place, delete by hand first",
+                "go on without them by leave_out, each spelled as here but with a slash for the space; what cannot be "
+                "changed in place, delete by hand first",
             )
 
     def in_words(self) -> list[str]:
@@ -49,6 +51,8 @@ class Survey:
             words.append(
                 f"{self.not_for_restore} objects of the snapshot stay out: made by the cluster itself, or ended Jobs"
             )
+        if self.left_out:
+            words.append(f"left out, as asked for: {len(self.left_out)} objects: {listed(self.left_out)}")
         words += self.lines
         if (hidden := self.added + self.changed - len(self.lines)) > 0:
             words.append(f"… and {hidden} more")
@@ -80,6 +84,7 @@ def survey(chosen: ChosenObjects) -> Survey:
             seen.refused.append(f"{name_of(wanted)}: {error.message}")
     chosen.choice.require_all_matched()
     seen.not_for_restore = chosen.not_for_restore
+    seen.left_out = sorted(chosen.choice.left_out)
     return seen
 
 

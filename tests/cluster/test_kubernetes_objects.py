@@ -217,6 +217,11 @@ def test_an_invalid_object_is_refused_before_anything_is_touched(
     with pytest.raises(RestoreError, match=f"refuses 1 of them: Ingress {NAMESPACE}/one"):
         SOURCE.rehearse(host(), job)
     assert live("configmap", "text")["data"]["text"] == "Zürich\n"
+    without = job.model_copy(update={"options": {**job.options, "leave_out": [f"Ingress/{NAMESPACE}/one"]}})
+    planned = SOURCE.preview(host(), without)
+    SOURCE.apply(host(), without)
+    assert f"left out, as asked for: 1 objects: Ingress {NAMESPACE}/one" in planned
+    assert live("configmap", "text")["data"]["text"] == "changed"
 
 
 @pytest.mark.usefixtures("whole")

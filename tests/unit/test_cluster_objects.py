@@ -339,6 +339,26 @@ def test_system_namespaces_and_built_in_objects_are_taken_only_where_they_are_na
     assert Choice({"names": ["admin"]}).takes(made("ClusterRole", "admin", None), True)
 
 
+@pytest.mark.parametrize("word", ["Secret", "Secret/fabric/one", "Secret fabric/one", "fabric/one", "one"])
+def test_what_is_left_out_is_told(word: str) -> None:
+    choice = Choice({"namespaces": ["fabric"], "leave_out": [word]})
+
+    assert not choice.takes(made("Secret"), False)
+    assert choice.takes(made("ConfigMap", "two"), False)
+    assert not choice.takes(made("ConfigMap", "two", "backend"), False)
+    assert choice.left_out == {"Secret fabric/one"}
+    assert str(choice) == f"kubernetes objects: namespaces fabric; kinds all; names all; without {word}"
+    choice.require_all_matched()
+
+
+def test_a_word_that_leaves_nothing_out_is_refused() -> None:
+    choice = Choice({"leave_out": ["Secret/fabric/twoo", "ConfigMap"]})
+    choice.takes(made("Secret"), False)
+
+    with pytest.raises(RestoreRefusedError, match="holds none for leave_out=Secret/fabric/twoo, leave_out=ConfigMap"):
+        choice.require_all_matched()
+
+
 def test_a_word_that_names_nothing_is_refused() -> None:
     choice = Choice({"kinds": ["Secret"], "names": ["fabric/one", "twoo"]})
     choice.takes(made("Secret"), False)
