@@ -89,7 +89,8 @@ def _postgres(artifact: Artifact, plain: str) -> Steps:
     into = f"--dbname {database}" if database in EVERYWHERE else "--create --dbname template1"
     return Steps(
         "One database, for `pg_restore` of the same or a newer PostgreSQL. An existing one of that name is in the way: "
-        "rename it first (`ALTER DATABASE … RENAME TO …`), and drop it once you are content.",
+        "rename it first (`ALTER DATABASE … RENAME TO …`), and drop it once you are content. Where one thing cannot be "
+        "made and all else is needed now, leave `--exit-on-error` out: what fails is named, and the rest comes back.",
         f"ls -l {file}",
         f"pg_restore --exit-on-error {into} {file}",
     )

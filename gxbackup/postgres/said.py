@@ -35,6 +35,14 @@ _EXPLAINED: tuple[tuple[str, str, bool], ...] = (
         True,
     ),
     (r"No space left on device", "the disk of the server, or of the place's /tmp, is full", False),
+    (
+        r"pg_restore: error: (could not execute query|COPY failed)",
+        (
+            "the archive is whole, and this of it cannot be made here; where all else is needed now: the snapshot's "
+            "RECOVER.md puts it back by hand, and pg_restore without --exit-on-error names what fails and goes on"
+        ),
+        False,
+    ),
 )
 # Longer ones were cut at their front, so that they may begin amid a statement or a row.
 _WHOLE_BYTES = 8000

@@ -51,6 +51,13 @@ def test_neither_rows_nor_statements_are_told_but_what_is_wrong_is(said: str, ke
     assert explained(error).message == error.message
 
 
+@pytest.mark.parametrize("said", [RESTORE, COPY])
+def test_what_cannot_be_made_comes_with_the_way_to_all_else(said: str) -> None:
+    (hint,) = explained(CommandError(HEAD + said)).hints
+
+    assert hint.endswith("pg_restore without --exit-on-error names what fails and goes on")
+
+
 def test_of_words_that_were_cut_at_their_front_only_what_can_be_told_apart_is_told() -> None:
     amid = f"  '{SECRET}',\n" * 1000
     error = explained(CommandError(f"{HEAD}{amid}pg_restore: error: No space left on device"))
