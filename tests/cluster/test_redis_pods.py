@@ -20,7 +20,7 @@ from gxbackup.sources.base import Work
 from gxbackup.sources.redis import Redis
 from tests.cluster.conftest import IMAGE
 from tests.cluster.scratch_api import kubectl
-from tests.integration.test_redis_source import work
+from tests.integration.redis_servers import work
 
 pytestmark = pytest.mark.cluster
 NAMESPACE = f"gxt-redis-{os.getpid()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,12 @@ from gxbackup.couchdb import client as clients
 from gxbackup.couchdb import loading
 from gxbackup.couchdb.client import CouchClient
 from gxbackup.sources import ledger
+from gxbackup.sources.base import Opened
 from tests import fabric_network
 from tests.integration.couchdb_servers import GoldenCouch, golden, pouchdb, programs_path
 from tests.integration.fabric_ledgers import cluster_of
 from tests.integration.postgres_server import Protected, fill, running_server
+from tests.integration.redis_servers import making_servers, taken, work
 from tests.local_cluster import LocalCluster
 
 
@@ -65,3 +68,20 @@ def couch() -> Iterator[GoldenCouch]:
     server = GoldenCouch(golden())
     yield server
     server.stop()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Any]:
+    """Make Redis servers that a test may stop, kill and starve."""
+    with making_servers(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def given(own: Any, tmp_path: Path) -> Opened:
+    """What is restored to a Redis: the usual keys, of a server that is gone."""
+    elsewhere = own("--save", "", name="elsewhere")
+    elsewhere.fill()
+    capture, rdb, end = taken(elsewhere)
+    elsewhere.stop()
+    return work(tmp_path / "area", capture, rdb, end).opened[0]

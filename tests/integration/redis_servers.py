@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -17,11 +18,18 @@ from typing import Any
 
 from estate import await_condition
 
+from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.places import LocalPlace
-from gxbackup.ports import Place
+from gxbackup.model import Artifact, Capture, Part
+from gxbackup.ports import Place, StreamEnd
+from gxbackup.redis import restore
 from gxbackup.redis.server import RedisServer
+from gxbackup.redis.swap import DataFiles
+from gxbackup.sources.base import Opened, Work
 from gxbackup.sources.redis import Redis
 
+FILES = DataFiles("dump.rdb", False, "appendonlydir", "appendonly.aof")
+APPENDING = DataFiles("dump.rdb", True, "appendonlydir", "appendonly.aof")
 PASSWORD_VARIABLE = "REDIS_PASSWORD"
 TIMEOUT_SECONDS = 30
 
@@ -155,3 +163,70 @@ def making_servers(folder: Path) -> Iterator[Callable[..., LocalRedis]]:
 def source(redis: LocalRedis, **settings: Any) -> Redis:
     """Return the source of a server that plays the pod."""
     return Redis(namespace="backend", pod="redis-0", port=redis.port, **settings)
+
+
+def taken(redis: LocalRedis, **settings: Any) -> tuple[Capture, bytes, StreamEnd]:
+    """Collect and read."""
+    kind = source(redis, **settings)
+    [capture] = kind.collect(redis.host(), "redis-mainnet")
+    out, buffer = bytearray(), memoryview(bytearray(700))
+    with kind.open(redis.host(), capture) as stream:
+        while count := stream.readinto(buffer):
+            out += buffer[:count]
+        return capture, bytes(out), stream.finish()
+
+
+def work(folder: Path, capture: Capture, rdb: bytes, end: StreamEnd) -> Work:
+    """What a restore is given of it."""
+    folder.mkdir(exist_ok=True)
+    file = folder / capture.name
+    file.write_bytes(rdb)
+    digest = hashlib.sha256(rdb).hexdigest()
+    artifact = Artifact(
+        data_type=capture.data_type, kind="redis", path=f"databases/{capture.name}.zst.age",
+        parts=(Part(path="x", size_bytes=1, sha256=digest),), sealed_size_bytes=1, sealed_sha256=digest,
+        plain_size_bytes=len(rdb), plain_sha256=digest, keep_days=7,
+        settings=capture.settings, evidence={**capture.evidence, **end.evidence},
+    )  # fmt: skip
+    return Work(
+        data_type=capture.data_type,
+        opened=(Opened(artifact=artifact, file=file),),
+        area=folder,
+        safety_dir=folder,
+    )
+
+
+class Killed(BaseException):
+    """The process ends here; nothing after this line of it runs."""
+
+
+def holds(folder: Path, redis: LocalRedis, key: str) -> bool:
+    """Tell whether a Redis on a copy of this folder has the key."""
+    copy = shutil.copytree(folder, folder.parent.parent / f"look-{folder.name}-{key}", dirs_exist_ok=True)
+    other = LocalRedis(copy, *redis.settings)
+    other.start()
+    try:
+        return other.cli("EXISTS", key) == "1"
+    finally:
+        other.stop()
+
+
+def pod_host(redis: LocalRedis) -> Any:
+    """Return a host whose cluster has this server as the only pod of a StatefulSet, its folder on a claim."""
+    pod = Pod(namespace="backend", name="redis-0", uid="1", node="n", ready=True, state="Running",
+              containers=("redis",), images=("image",), labels={}, claims={"data": redis.folder})  # fmt: skip
+    host = redis.host()
+    host.cluster.replicas = lambda *_: 1
+    host.cluster.pods = lambda *_: (pod,)
+    return host
+
+
+def put(redis: LocalRedis, given: Opened, **more: Any) -> list[str]:
+    """Restore to a server in the way that its settings ask for."""
+    files = APPENDING if redis.server().info()["aof_enabled"] == "1" else FILES
+    return restore.put_in_place(redis, given.file, files, given.artifact.evidence, **more)
+
+
+def process_of(redis: LocalRedis) -> str:
+    """Return the number of its process: another one after a restart."""
+    return redis.server().info()["process_id"]

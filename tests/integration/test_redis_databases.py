@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,13 @@ import pytest
 
 from gxbackup.model import Evidence
 from gxbackup.redis import restore
-from tests.integration.redis_servers import making_servers, source
-from tests.integration.test_redis_source import APPENDING, FILES, taken, work
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Any]:
-    """Make servers of a test's own."""
-    with making_servers(tmp_path) as make:
-        yield make
+from tests.integration.redis_servers import (
+    APPENDING,
+    FILES,
+    source,
+    taken,
+    work,
+)
 
 
 @pytest.mark.parametrize("appends", [False, True], ids=["saves", "appends"])

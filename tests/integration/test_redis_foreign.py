@@ -6,7 +6,6 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,14 @@ import pytest
 from estate import await_condition
 
 from gxbackup.errors import CollectError
-from tests.integration.redis_servers import LocalRedis, making_servers, source
-from tests.integration.test_redis_source import taken
+from tests.integration.redis_servers import (
+    LocalRedis,
+    source,
+    taken,
+)
 
 # An auxiliary field of that name, with a 32-bit integer behind it.
 CTIME = b"\x05ctime\xc2"
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Any]:
-    """Make servers of a test's own."""
-    with making_servers(tmp_path) as make:
-        yield make
 
 
 def foreign(own: Any, seconds: int) -> Path:

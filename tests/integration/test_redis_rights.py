@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,9 @@ import pytest
 
 from gxbackup.errors import CollectError
 from tests.crypto_files import identity
-from tests.integration.redis_servers import LocalRedis, making_servers, source
+from tests.integration.redis_servers import LocalRedis, source
 
 SECRET = "hunter2"
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Any]:
-    """Make servers of a test's own."""
-    with making_servers(tmp_path) as make:
-        yield make
 
 
 def test_where_an_acl_forbids_config_the_file_that_is_named_is_taken(own: Any, tmp_path: Path) -> None:
