@@ -17,6 +17,7 @@ _BLOCK_FILE = re.compile(r"(.*/blockfile_)(\d{6})")
 # Folder of the volume → its `chains`, and what is rebuilt from them.
 PRODUCTION = {"peer": "/var/hyperledger/production", "orderer": "/var/hyperledger/production/orderer"}
 CHAINS = {"peer": "ledgersData/chains/chains", "orderer": "chains"}
+RAFT_LOGS = "etcdraft/wal"  # of an orderer, a folder for each channel: ORDERER_CONSENSUS_WALDIR's default
 DERIVED = {
     "peer": ("ledgersData/stateLeveldb", "ledgersData/historyLeveldb", "ledgersData/chains/index"),
     "orderer": (),
@@ -34,7 +35,7 @@ def is_left_out(role: str, folder: Path) -> Callable[[str], bool]:
     def left_out(path: str) -> bool:
         if path in derived:
             return not blocks.joined_by_snapshot(folder / CHAINS[role])
-        return path.startswith("etcdraft/wal/") and path.endswith(".tmp")
+        return path.startswith(f"{RAFT_LOGS}/") and path.endswith(".tmp")
 
     return left_out
 

@@ -41,6 +41,16 @@ class LedgerFolder(Frozen):
     volume: str | None = None  # the name of that claim's
 
 
+def claims_within(pod: Pod, role: str) -> list[str]:
+    """Return the claims that containers have mounted further in, upon a ledger's folder, each with where."""
+    inner = {
+        f"claim {mount.claim} at {mount.folder}"
+        for mount in pod.mounts
+        if mount.claim and mount.folder.startswith(f"{files.PRODUCTION[role]}/")
+    }
+    return sorted(inner)
+
+
 @contextmanager
 def ledger_folder(host: Host, pod: Pod, role: str, kubelet_dir: Path) -> Iterator[LedgerFolder]:
     """

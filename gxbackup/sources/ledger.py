@@ -26,8 +26,15 @@ from gxbackup.adapters.volumes import inside, reached, used_at
 from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
-from gxbackup.fabric.ledger_evidence import NOT_THERE, blocks_seen, missed
-from gxbackup.fabric.ledger_folder import CLAIM, CONTAINER, frozen_copy, ledger_folder, seen_in_containers
+from gxbackup.fabric.ledger_evidence import blocks_seen, missed, unread
+from gxbackup.fabric.ledger_folder import (
+    CLAIM,
+    CONTAINER,
+    claims_within,
+    frozen_copy,
+    ledger_folder,
+    seen_in_containers,
+)
 from gxbackup.fabric.ledger_level import level_of, level_size_bytes
 from gxbackup.fabric.ledger_restore import LedgerRestore
 from gxbackup.fabric.ledgers_together import apply_together
@@ -125,9 +132,7 @@ class Ledger(Restorable):
                     copy.settle()
                 stood_still = round((clock.now() - began).total_seconds(), 3) if running else 0.0
             evidence, shortfalls = blocks_seen(copy.tree / files.CHAINS[self.role], label)
-            gone = capture.settings.get("missed", [])
-            assert isinstance(gone, list)
-            shortfalls += tuple(f"{capture.data_type}: {name}: {NOT_THERE}" for name in gone)
+            shortfalls += unread(copy.tree, capture, label)
             evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": stood_still, "moment": moment}
             with level_of(copy, capture, evidence, shortfalls, label) as level:
                 yield level
@@ -264,6 +269,8 @@ class Ledger(Restorable):
                 "image": pod.images[0],
                 "role": self.role,
             }
+            if found.read_through == CLAIM and (within := claims_within(pod, self.role)):
+                settings["within"] = [*within]
             if found.home:
                 owner = host.cluster.owner(self.namespace, pod.name)
                 settings |= {"statefulset": owner, "claim": found.home.claim, "below": found.home.below}
