@@ -133,6 +133,9 @@ class FrozenCopy:
             return
         _remove(target)
         placing.put(self.folder, self.tree, [name], f"{OURS}growing")
+        if stat.S_ISREG(seen.st_mode):
+            # The time of before it was read: what is written meanwhile, at an equal size, would pass for copied.
+            os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
     def _drop_others(self, wanted: set[str]) -> None:
         for folder, below, names in os.walk(self.tree, topdown=False):
