@@ -39,16 +39,17 @@ class LedgerFolder(Frozen):
     read_through: Literal["claim", "container"]
     home: Home | None  # None: it lies on no claim, and is gone with the pod
     volume: str | None = None  # the name of that claim's
+    unread: tuple[str, ...] = ()  # other claims that are mounted within it, each with where
 
 
-def claims_within(pod: Pod, role: str) -> list[str]:
+def claims_within(pod: Pod, role: str) -> tuple[str, ...]:
     """Return the claims that containers have mounted further in, upon a ledger's folder, each with where."""
     inner = {
         f"claim {mount.claim} at {mount.folder}"
         for mount in pod.mounts
         if mount.claim and mount.folder.startswith(f"{files.PRODUCTION[role]}/")
     }
-    return sorted(inner)
+    return tuple(sorted(inner))
 
 
 @contextmanager
@@ -71,7 +72,8 @@ def ledger_folder(host: Host, pod: Pod, role: str, kubelet_dir: Path) -> Iterato
         folder, why = None, error
     name = volume.name if volume else None
     if folder:
-        yield LedgerFolder(path=folder, read_through=CLAIM, home=home, volume=name)
+        unread = claims_within(pod, role)
+        yield LedgerFolder(path=folder, read_through=CLAIM, home=home, volume=name, unread=unread)
         return
     assert why
     with ExitStack() as stack:

@@ -1,5 +1,5 @@
 """
-Copies of a host's ledgers brought to one moment, at which the other hosts bring theirs.
+Copies of a host's ledgers brought to one moment: one alone, or all at that at which the other hosts bring theirs.
 
 Orderers' copies are worth something together alone, at one height (see orderer_sets), and blocks are ordered all day.
 So all nodes stand still at once, at a moment that each host reads off the clock. A block that is on its way just then
@@ -10,19 +10,44 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import timedelta
 from functools import partial
 
 from pydantic import JsonValue
 
 from gxbackup import clock
-from gxbackup.errors import BackupError
+from gxbackup.adapters.cluster import Pod
+from gxbackup.errors import BackupError, CollectError
 from gxbackup.frozen_copy import FrozenCopy
 
 _log = logging.getLogger(__name__)
 # What a node writes while its host waits is copied this long before it stands still, so that it does so only shortly.
 LEAD = timedelta(seconds=10)
+
+
+def settle_alone(
+    copy: FrozenCopy,
+    pod_now: Callable[[], Pod | None],
+    frozen: Callable[[str, str], AbstractContextManager[None]],
+    label: str,
+) -> float:
+    """
+    Settle a copy that was approached, while its pod stands still; return for how many seconds it did.
+
+    `pod_now` tells the pod, or that none runs: it may have gone, come or been replaced while its files were copied.
+    Raises: CollectError (retryable) where one came after it was looked for, and stood still for nobody.
+    """
+    pod = pod_now()
+    began = clock.now()
+    with frozen(pod.uid, label) if pod else nullcontext():
+        copy.settle()
+    if pod:
+        return round((clock.now() - began).total_seconds(), 3)
+    if pod_now():
+        message = f"{label}: was started while its files were copied: they are of no one moment"
+        raise CollectError(message, retryable=True)
+    return 0.0
 
 
 def settle(

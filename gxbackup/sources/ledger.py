@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from gxbackup import clock, incremental, sealing, trees
+from gxbackup import incremental, sealing, trees
 from gxbackup.adapters.cluster import Pod
 from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
@@ -27,18 +27,11 @@ from gxbackup.errors import BackupError, SourceMissingError
 from gxbackup.fabric import blocks, heights, orderer_sets
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_evidence import blocks_seen, missed, unread
-from gxbackup.fabric.ledger_folder import (
-    CLAIM,
-    CONTAINER,
-    claims_within,
-    frozen_copy,
-    ledger_folder,
-    seen_in_containers,
-)
+from gxbackup.fabric.ledger_folder import CLAIM, CONTAINER, frozen_copy, ledger_folder, seen_in_containers
 from gxbackup.fabric.ledger_level import level_of, level_size_bytes
 from gxbackup.fabric.ledger_restore import LedgerRestore
 from gxbackup.fabric.ledgers_together import apply_together
-from gxbackup.fabric.one_moment import settle
+from gxbackup.fabric.one_moment import settle, settle_alone
 from gxbackup.frozen_copy import FrozenCopy
 from gxbackup.model import Artifact, Capture
 from gxbackup.opened import Opening
@@ -120,17 +113,18 @@ class Ledger(Restorable):
         label = f"{capture.data_type}: {capture.settings['pod']}"
         if fault := capture.settings.get("fault"):
             raise SourceMissingError(f"{label}: {fault}", HOW_READ)
-        running = next((pod for pod in host.cluster.pods(self.namespace) if pod.name == capture.settings["pod"]), None)
-        with self._folder_now(host, capture, running, label) as (folder, through):
+
+        def running() -> Pod | None:
+            pods = host.cluster.pods(self.namespace)
+            return next((pod for pod in pods if pod.name == capture.settings["pod"]), None)
+
+        with self._folder_now(host, capture, running(), label) as (folder, through):
             copy = frozen_copy(folder, self.role, through)
             stood_still, moment = (capture.settings.get(key) for key in ("stood_still_seconds", "settled_at"))
             if moment is None or not copy.tree.is_dir():  # else `collect` has brought the copy to the moment of all
                 moment = None
                 copy.approach(anew=capture.settings["level"] == 0)
-                began = clock.now()
-                with frozen(running.uid, label) if running else nullcontext():
-                    copy.settle()
-                stood_still = round((clock.now() - began).total_seconds(), 3) if running else 0.0
+                stood_still = settle_alone(copy, running, frozen, label)
             evidence, shortfalls = blocks_seen(copy.tree / files.CHAINS[self.role], label)
             shortfalls += unread(copy.tree, capture, label)
             evidence |= {"tree": trees.tally(copy.tree), "stood_still_seconds": stood_still, "moment": moment}
@@ -269,8 +263,8 @@ class Ledger(Restorable):
                 "image": pod.images[0],
                 "role": self.role,
             }
-            if found.read_through == CLAIM and (within := claims_within(pod, self.role)):
-                settings["within"] = [*within]
+            if found.unread:
+                settings["within"] = [*found.unread]
             if found.home:
                 owner = host.cluster.owner(self.namespace, pod.name)
                 settings |= {"statefulset": owner, "claim": found.home.claim, "below": found.home.below}
