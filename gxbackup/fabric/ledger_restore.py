@@ -21,7 +21,7 @@ from gxbackup.adapters.host import Host
 from gxbackup.adapters.places import LocalPlace
 from gxbackup.adapters.volumes import inside
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError, words
-from gxbackup.fabric import blocks
+from gxbackup.fabric import blocks, derived
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_folder import Home, home_of
 from gxbackup.fabric.ledger_set import LedgerSet
@@ -48,7 +48,7 @@ class LedgerRestore:
         self._settings = last.settings
         self._evidence = last.evidence
         self._exchange = VolumeExchange(LocalPlace("this host"), "")
-        self._is_touched = self._is_prepared = self._is_exchanged = False
+        self._is_touched = self._is_prepared = self._is_exchanged = self._in_couchdb = False
 
     @cached_property
     def _home(self) -> Home:
@@ -80,24 +80,21 @@ class LedgerRestore:
         volume = self._source.used_at(self._host, self._home.claim)
         if self._role == "orderer":
             self.statefulset.require_own()
-        kept = _heights(self._evidence.get("heights"))
+        kept, rebuilds = _heights(self._evidence.get("heights")), derived.rebuilds(self._role, self._evidence)
         if volume is None:  # stopped; apply looks once a pod of ours has it mounted
             told = f"its claim {self._home.claim} is exchanged; heights kept: {_told(kept)}; not mounted now"
-            return [f"{self.pod}: {told}", f"{self.pod}: {self._rebuilds()}"]
+            return [f"{self.pod}: {told}", f"{self.pod}: {rebuilds}", *self._left_as_it_is()]
         folder = inside(volume, self._home.below)
         there = self._require_consent(folder)
         return [
             f"{self.pod}: {folder} is exchanged; heights kept: {_told(kept)}; there now: {_told(there)}",
-            f"{self.pod}: stands still meanwhile; {self._rebuilds()}",
+            f"{self.pod}: stands still meanwhile; {rebuilds}",
+            *self._left_as_it_is(),
         ]
 
-    def _rebuilds(self) -> str:
-        if joined := self._evidence.get("joined_by_snapshot"):
-            assert isinstance(joined, list)
-            return (
-                f"rebuilds nothing: it joined {', '.join(map(str, joined))} by a snapshot, so that all of it was kept"
-            )
-        return f"rebuilds {', '.join(files.DERIVED[self._role]) or 'nothing'}"
+    def _left_as_it_is(self) -> list[str]:
+        is_in_couchdb = self._settings.get("state_in_couchdb") or self._in_couchdb
+        return [f"{self.pod}: {derived.left_in_couchdb(self._evidence)}"] if is_in_couchdb else []
 
     def rehearse(self) -> list[str]:
         """Unpack into the private area, compare, and read every block's data."""
@@ -151,7 +148,8 @@ class LedgerRestore:
                 raise
             raise RestoreError(f"{self.pod}: {as_it_was(again)}: {error.message}", *error.hints) from error
         before = self._exchange.before
-        return [f"{self.pod}: restored and started {told}; what was there lies in {before} on its volume"]
+        done = [f"{self.pod}: restored and started {told}; what was there lies in {before} on its volume"]
+        return done + self._left_as_it_is()
 
     def withdraw(self, had: int, error: BaseException) -> None:
         """
@@ -198,6 +196,7 @@ class LedgerRestore:
     def _require_consent(self, folder: Path) -> dict[str, int]:
         """Return the heights there; RestoreRefusedError where they are above those kept, and nobody allowed that."""
         kept, there = _heights(self._evidence.get("heights")), self._heights_there(folder)
+        self._in_couchdb = derived.is_in_couchdb(self._role, folder)
         older = [f"{name}: {there[name]} there, {height} kept" for name, height in kept.items()
                  if there.get(name, 0) > height]  # fmt: skip
         older += [f"{name}: {there[name]} there, not in the backup" for name in there if name not in kept]
@@ -229,10 +228,10 @@ class LedgerRestore:
 
     def _require_startable(self, chains: Path) -> None:
         """Raise RestoreRefusedError where Fabric would not start: such a copy was made before the backup saw to it."""
-        derived, joined = files.DERIVED[self._role], blocks.joined_by_snapshot(chains)
-        if derived and joined and not self._evidence.get("joined_by_snapshot"):
+        rebuilt, joined = files.DERIVED[self._role], blocks.joined_by_snapshot(chains)
+        if rebuilt and joined and not self._evidence.get("joined_by_snapshot"):
             raise RestoreRefusedError(
-                f"{self.pod}: joined {', '.join(joined)} by a snapshot: expected a copy with {', '.join(derived)}, "
+                f"{self.pod}: joined {', '.join(joined)} by a snapshot: expected a copy with {', '.join(rebuilt)}, "
                 "seen one without: Fabric does not rebuild them there, and stops",
                 "choose a newer snapshot whose plan says `rebuilds nothing`",
                 "or empty the volume, and join its channels again (`peer channel joinbysnapshot`)",

@@ -24,7 +24,7 @@ from gxbackup.adapters.freezer import frozen
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.volumes import inside, reached, used_at
 from gxbackup.errors import BackupError, SourceMissingError
-from gxbackup.fabric import blocks, heights, orderer_sets
+from gxbackup.fabric import blocks, derived, heights, orderer_sets
 from gxbackup.fabric import layout as files
 from gxbackup.fabric.ledger_evidence import blocks_seen, missed, unread
 from gxbackup.fabric.ledger_folder import CLAIM, CONTAINER, frozen_copy, ledger_folder, seen_in_containers
@@ -263,6 +263,8 @@ class Ledger(Restorable):
                 "image": pod.images[0],
                 "role": self.role,
             }
+            if derived.is_in_couchdb(self.role, found.path):
+                settings["state_in_couchdb"] = True
             if found.unread:
                 settings["within"] = [*found.unread]
             if found.home:
