@@ -7,6 +7,8 @@ one that is mounted at no place known here, is read as its containers see it, wh
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
@@ -30,6 +32,10 @@ class Home(Frozen):
 
     claim: str
     below: str  # the ledger's folder, below the volume's
+
+    def told(self) -> str:
+        """Say which it is."""
+        return f"claim {self.claim}" + (f", in {self.below}" if self.below else "")
 
 
 class LedgerFolder(Frozen):
@@ -102,6 +108,19 @@ def home_of(pod: Pod, role: str) -> Home:
         raise SourceMissingError(what)
     within = production.removeprefix(over.folder.rstrip("/")).strip("/")
     return Home(claim=over.claim, below="/".join(part for part in (over.sub_path, within) if part))
+
+
+def made(volume: Path, below: str) -> Path:
+    """Return a folder of a volume; one that lost all lacks it: it is made then as a kubelet makes a subPath's."""
+    volumes.inside(volume, below)
+    folder, like = volume, volume.stat()
+    for part in Path(below).parts:
+        folder /= part
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            os.chown(folder, like.st_uid, like.st_gid)
+            folder.chmod(stat.S_IMODE(like.st_mode))
+    return folder
 
 
 def frozen_copy(folder: Path, role: str, read_through: str = CLAIM) -> FrozenCopy:

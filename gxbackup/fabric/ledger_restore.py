@@ -6,8 +6,6 @@ Source: facts B11, B12 (an older ledger onto a newer peer; one orderer beside ot
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -23,7 +21,7 @@ from gxbackup.adapters.volumes import inside
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError, SourceMissingError, words
 from gxbackup.fabric import blocks, derived
 from gxbackup.fabric import layout as files
-from gxbackup.fabric.ledger_folder import Home, home_of
+from gxbackup.fabric.ledger_folder import Home, home_of, made
 from gxbackup.fabric.ledger_set import LedgerSet
 from gxbackup.tarstream import TarScanner
 from gxbackup.volume_exchange import UNDO, VolumeExchange
@@ -52,20 +50,25 @@ class LedgerRestore:
 
     @cached_property
     def _home(self) -> Home:
-        """The claim it is put back on: that which it was kept from; where that was none, the one its pod has now."""
+        """The claim it is put back on: the one that its pod has now; where none runs, that which it was kept from."""
+        if home := self._home_now():
+            return home
         if claim := self._settings.get("claim"):
             return Home(claim=str(claim), below=str(self._settings.get("below", "")))
-        assert self._host is not None
-        with suppress(SourceMissingError):
-            for pod in self._host.cluster.pods(self._namespace):
-                if pod.name == self.pod:
-                    return home_of(pod, self._role)
         raise RestoreRefusedError(
             f"{self.pod}: its ledger lies on no claim whose folder is known: it may go with its pod when that stops",
             f"give its StatefulSet a claim at {files.PRODUCTION[self._role]} (below a subPath of plain words, if any), "
             "start it so, and start this again",
             "`--mode scratch` proves the copy; RECOVER.md of its snapshot says how to unpack its files",
         )
+
+    def _home_now(self) -> Home | None:
+        assert self._host is not None
+        with suppress(SourceMissingError):
+            for pod in self._host.cluster.pods(self._namespace):
+                if pod.name == self.pod:
+                    return home_of(pod, self._role)
+        return None
 
     @cached_property
     def statefulset(self) -> LedgerSet:
@@ -169,8 +172,13 @@ class LedgerRestore:
             ) from error  # fmt: skip
 
     def _compare(self) -> str:
-        """Hold the started node's heights against those kept; say them. Raises: IntegrityError."""
+        """Hold the started node's claim and heights against those put back; say them. Raises: IntegrityError."""
         assert self._host is not None
+        if (now := self._home_now()) and now != self._home:
+            raise IntegrityError(
+                f"{self.pod}: expected on {self._home.told()}, seen on {now.told()}: nobody reads what was put back",
+                "start it once, so that its claim is known, and start this again: it goes onto that claim",
+            )
         kept = _heights(self._evidence.get("heights"))
         volume = self._source.used_at(self._host, self._home.claim)
         if volume is None:
@@ -261,7 +269,7 @@ class LedgerRestore:
         assert self._host is not None
         image = self._settings.get("image")
         with self._source.mounts_of(self._host, self._home.claim, str(image) if image else None) as volume:
-            yield _made(volume, self._home.below)
+            yield made(volume, self._home.below)
 
     def _heights_there(self, folder: Path) -> dict[str, int]:
         moved = folder / UNDO / files.CHAINS[self._role]  # by a restore that was killed: it is put back first
@@ -269,19 +277,6 @@ class LedgerRestore:
             return blocks.heights(blocks.read_chains(moved if moved.is_dir() else folder / files.CHAINS[self._role]))
         except IntegrityError:
             return {}  # what is there is broken: that is why it is restored
-
-
-def _made(volume: Path, below: str) -> Path:
-    """Return a folder of a volume; one that lost all lacks it: it is made then as a kubelet makes a subPath's."""
-    inside(volume, below)
-    folder, like = volume, volume.stat()
-    for part in Path(below).parts:
-        folder /= part
-        if not folder.exists():
-            folder.mkdir(mode=0o700)
-            os.chown(folder, like.st_uid, like.st_gid)
-            folder.chmod(stat.S_IMODE(like.st_mode))
-    return folder
 
 
 def as_it_was(had: int) -> str:
