@@ -31,6 +31,7 @@ from gxbackup.fabric.claims import Found
 from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.fabric.crypto_tar import CryptoTar
 from gxbackup.fabric.secrets_restore import SecretsRestore, crypto_of
+from gxbackup.fabric.selection import require_held
 from gxbackup.model import Artifact, Capture
 from gxbackup.ports import Place, PlainStream, StreamEnd
 from gxbackup.sources.base import Opened, Restorable, Work
@@ -189,15 +190,15 @@ class FabricCrypto(Restorable):
         return found._replace(sizes=found.sizes | dict.fromkeys((*listed.missing, *gone), 0))
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
-        """Return those of `cas` (`ca-org1`, a claim, or `org1` with its Secrets and claims), or all."""
+        """
+        Return those of `cas` (`ca-org1`, a claim, or `org1` with its Secrets and claims), or all.
+
+        Raises: RestoreRefusedError where a word of `cas` is of nothing that is held.
+        """
         words = chosen_words(options)
-
-        def holds_some(artifact: Artifact) -> bool:
-            name = artifact.settings.get("ca", artifact.settings.get("crypto_claim"))
-            names = artifact.evidence.get("secrets", [name])
-            return isinstance(names, list) and any(is_chosen(str(name), words) for name in names)
-
-        return tuple(artifact for artifact in artifacts if holds_some(artifact))
+        held = {name for artifact in artifacts for name in _names(artifact)}
+        require_held("cas", (word for word in words if not any(is_chosen(name, {word}) for name in held)), held)
+        return tuple(one for one in artifacts if any(is_chosen(name, words) for name in _names(one)))
 
     def target(self, work: Work) -> str:
         """See `Restorable`."""
@@ -270,6 +271,12 @@ def _with_unread(captures: list[Capture], data_type: str, unread: Sequence[str])
         raise SourceMissingError(f"{data_type}: nobody could look into {'; '.join(unread)}")
     first = captures[0].model_copy(update={"evidence": {"claims_unread": [*unread]}})
     return [first, *captures[1:]]
+
+
+def _names(artifact: Artifact) -> list[str]:
+    """Return what an artifact is chosen by: its CA, its claim, or each of its Secrets."""
+    names = artifact.evidence.get("secrets", [artifact.settings.get("ca", artifact.settings.get("crypto_claim"))])
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _called(settings: dict[str, JsonValue]) -> str:

@@ -32,6 +32,7 @@ from gxbackup.fabric.ledger_level import level_of, level_size_bytes
 from gxbackup.fabric.ledger_restore import LedgerRestore
 from gxbackup.fabric.ledgers_together import apply_together
 from gxbackup.fabric.one_moment import settle, settle_alone
+from gxbackup.fabric.selection import require_held
 from gxbackup.frozen_copy import FrozenCopy
 from gxbackup.model import Artifact, Capture
 from gxbackup.opened import Opening
@@ -132,9 +133,11 @@ class Ledger(Restorable):
                 yield level
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
-        """Return those of the pods in `pods`, or all."""
+        """Return those of the pods in `pods`, or all. Raises: RestoreRefusedError where one of those is not held."""
         named = options.get("pods") or []
         assert isinstance(named, list)
+        held = {str(one.settings["pod"]) for one in artifacts}
+        require_held("pods", {str(name) for name in named} - held, held)
         return tuple(one for one in artifacts if not named or one.settings["pod"] in named)
 
     def target(self, work: Work) -> str:
