@@ -88,8 +88,14 @@ class FrozenCopy:
         self.tree.mkdir(mode=0o700, exist_ok=True)
         while folders:
             below = folders.pop()
+            try:
+                listed = os.scandir(self.folder / below)
+            except FileNotFoundError:  # gone since the folder above it was listed
+                if not below:
+                    raise
+                continue
             wanted.add(below)
-            with os.scandir(self.folder / below) as entries:
+            with listed as entries:
                 for entry in entries:
                     name = f"{below}/{entry.name}" if below else entry.name
                     if entry.name.startswith(OURS) or entry.name == "lost+found" or self._is_left_out(name):
@@ -100,14 +106,15 @@ class FrozenCopy:
                             folders.append(name)
                         else:
                             self._bring(name, entry.stat(follow_symlinks=False))
+                            wanted.add(name)
                     except FileNotFoundError:  # gone since the folder was listed
                         continue
-                    wanted.add(name)
         self._drop_others(wanted)
         for name in sorted(wanted, reverse=True):  # a folder's time last, and those above it later
             source = self.folder / name
             if (self.tree / name).is_dir() and source.is_dir():
-                _copy_attributes(source, self.tree / name)
+                with suppress(FileNotFoundError):
+                    _copy_attributes(source, self.tree / name)
 
     def _make_folder(self, name: str) -> None:
         target = self.tree / name

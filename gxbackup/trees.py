@@ -125,11 +125,17 @@ def walk(tree: Path) -> Iterator[Member]:
     yield _member(root, b".", os.lstat(root), linked)
     while folders:
         folder = folders.pop()
-        with os.scandir(root + b"/" + folder) as entries:
+        try:
+            listed = os.scandir(root + b"/" + folder)
+        except FileNotFoundError:  # a live tree, here and below
+            if not folder:
+                raise
+            continue
+        with listed as entries:
             for entry in entries:
                 try:
                     seen = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:  # a live tree
+                except FileNotFoundError:
                     continue
                 if stat.S_ISSOCK(seen.st_mode):
                     continue

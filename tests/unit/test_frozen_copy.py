@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gxbackup import placing
+from gxbackup import placing, trees
 from gxbackup.frozen_copy import FrozenCopy
 
 LONG_AGO = 1_700_000_000
@@ -51,3 +51,35 @@ def test_what_is_written_at_an_equal_size_behind_the_reader_is_in_the_copy_once_
 
     assert (copy.tree / "wal" / "0.wal").read_bytes() == log.read_bytes()
     assert (copy.tree / "wal" / "0.wal").stat().st_mtime == LONG_AGO + 1
+
+
+def test_a_folder_that_goes_between_two_looks_costs_nothing_else_its_copy(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (volume / "temp").mkdir()
+    make_folder = FrozenCopy._make_folder
+
+    def gone_by_now(copy: FrozenCopy, name: str) -> None:
+        make_folder(copy, name)
+        if name == "temp":
+            (volume / name).rmdir()
+
+    monkeypatch.setattr(FrozenCopy, "_make_folder", gone_by_now)
+    copy = copy_of(volume)
+
+    copy.approach(anew=True)
+
+    assert [path.name for path in copy.tree.iterdir()] == ["wal"]
+    assert (copy.tree / "wal" / "0.wal").exists()
+
+
+def test_a_folder_that_goes_while_a_live_tree_is_measured_is_passed_over(volume: Path) -> None:
+    (volume / "temp").mkdir()
+    seen = []
+
+    for member in trees.walk(volume):
+        seen.append(member.name)
+        if member.name == b"temp":
+            (volume / "temp").rmdir()
+
+    assert sorted(seen) == [b".", b"temp", b"wal", b"wal/0.wal"]
