@@ -96,6 +96,15 @@ def read_chains(chains: Path, *, check_data: bool = False) -> dict[str, Chain]:
     return {name: read_chain(folder, check_data=check_data) for name, folder in channels(chains).items()}
 
 
+def readable_heights(chains: Path) -> dict[str, int]:
+    """Return the height of each channel whose chain holds: one that is damaged hides no other."""
+    found = {}
+    for name, folder in channels(chains).items():
+        with suppress(IntegrityError):
+            found[name] = read_chain(folder).height
+    return found
+
+
 def joined_by_snapshot(chains: Path) -> list[str]:
     """
     Return the channels that a peer joined by a snapshot: by Fabric's mark, or by blocks that begin above the first.

@@ -273,10 +273,7 @@ class LedgerRestore:
 
     def _heights_there(self, folder: Path) -> dict[str, int]:
         moved = folder / UNDO / files.CHAINS[self._role]  # by a restore that was killed: it is put back first
-        try:
-            return blocks.heights(blocks.read_chains(moved if moved.is_dir() else folder / files.CHAINS[self._role]))
-        except IntegrityError:
-            return {}  # what is there is broken: that is why it is restored
+        return blocks.readable_heights(moved if moved.is_dir() else folder / files.CHAINS[self._role])
 
 
 def as_it_was(had: int) -> str:

@@ -242,9 +242,9 @@ class Ledger(Restorable):
         for pod in host.cluster.pods(self.namespace, f"tier={other}"):
             with suppress(BackupError):  # not here, or broken, which is why somebody restores
                 with ledger_folder(host, pod, other, Path(self.kubelet_dir)) as found_at:
-                    seen = blocks.read_chains(found_at.path / files.CHAINS[other])
+                    seen = blocks.readable_heights(found_at.path / files.CHAINS[other])
                 if seen:
-                    found.append(heights.Copy(other, pod.name, blocks.heights(seen)))
+                    found.append(heights.Copy(other, pod.name, seen))
         return found
 
     def _restores(self, host: Host | None, work: Work) -> list[LedgerRestore]:

@@ -79,6 +79,20 @@ def test_what_a_killed_restore_half_moved_is_put_back_before_it_is_asked_whether
     assert blocks.read_chains(before / files.CHAINS["peer"])["since"].height == 1
 
 
+def test_a_damaged_channel_hides_no_other_that_is_newer_than_the_backup(peer: LocalCluster, tmp_path: Path) -> None:
+    grow(peer, 5)
+    plain = capture(peer, tmp_path / "day 0")
+    shutil.rmtree(peer.volumes[PEER] / files.CHAINS["peer"] / "channel2")
+    grow(peer, 9)
+    damaged = peer.volumes[PEER] / files.CHAINS["peer"] / CHANNEL / "blockfile_000000"
+    damaged.write_bytes(b"\x7f" + damaged.read_bytes()[1:])
+
+    with pytest.raises(RestoreRefusedError, match="older than what is there: channel2: 9 there, 5 kept"):
+        SOURCES["peer"].apply(peer.host(), work(tmp_path, plain))
+
+    assert peer.scaled == []
+
+
 def test_a_channel_created_since_the_backup_wants_a_word_too(peer: LocalCluster, tmp_path: Path) -> None:
     plain = capture(peer, tmp_path / "day 0")
     grow(peer)
