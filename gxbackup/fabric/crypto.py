@@ -23,6 +23,7 @@ from gxbackup.model import Evidence
 EXPIRES_SOON = timedelta(days=60)
 CONFIG_NAME = "fabric-ca-server-config.yaml"
 CA_CERTIFICATE = "ca-cert.pem"
+DATABASE = "fabric-ca-server.db"  # by default, of a CA that keeps its registry as SQLite
 # Copies of others' certificates lie there, without a key.
 _COPIES = ("cacerts", "intermediatecerts", "tlscacerts")
 
@@ -58,6 +59,11 @@ class CryptoInventory:
         self.unreadable: list[str] = []
         self._keys: dict[str, set[str]] = {}  # digest of the public key's DER → where it was found
         self._settings: dict[str, Any] = {}
+        self._names: set[str] = set()
+
+    def note(self, path: str) -> None:
+        """Note that there is such a file, also one too large to be looked into."""
+        self._names.add(PurePosixPath(path).name)
 
     def add(self, path: str, content: bytes) -> None:
         """Look into one file."""
@@ -95,6 +101,22 @@ class CryptoInventory:
                 for one in own
                 if not self.has_key(one)
             ]
+        return found
+
+    def registry_faults(self, database_told: str = "") -> list[str]:
+        """
+        Say which CA has its registry as SQLite in a file that is not here: who is enrolled, and what is revoked.
+
+        `database_told`: the file that the running CA was told, whatever its configuration says; `-`: a server's.
+        """
+        found = []
+        for path, one in sorted(self._settings.items()) if database_told != "-" else ():
+            database = one.get("db") or {}
+            file = database_told or str(database.get("datasource") or DATABASE)
+            if database.get("type", "sqlite3") == "sqlite3" and PurePosixPath(file).name not in self._names:
+                found.append(
+                    f"{path}: expected its database {file} in the CA's home, seen none: its folder is not read"
+                )
         return found
 
     def identity_faults(self) -> list[str]:

@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gxbackup import clock
+from gxbackup import clock, tally
 from gxbackup.errors import CollectError, IntegrityError
 from gxbackup.fabric.crypto import CryptoInventory
 from gxbackup.ports import PlainStream, StreamEnd
+from gxbackup.tally import Member
 from gxbackup.tar_contents import TarContents
 from gxbackup.tarstream import TarScanner
 
@@ -26,10 +27,14 @@ class CryptoTar:
         self._stream = stream
         self._label = label
         self._faults = faults
-        self._scanner = TarScanner()
         self._crypto = CryptoInventory()
+        self._scanner = TarScanner(on_member=self._note)
         self._contents = TarContents(self._crypto.add)
         self._contents.start()
+
+    def _note(self, member: Member) -> None:
+        if member.kind in (tally.FILE, tally.HARD_LINK):
+            self._crypto.note(os.fsdecode(member.name))
 
     def readinto(self, buffer: memoryview) -> int:
         """See `PlainStream`."""

@@ -40,13 +40,18 @@ from gxbackup.sources.directory import AbsolutePath
 _log = logging.getLogger(__name__)
 LOOK_TIMEOUT_SECONDS = 120
 SECRETS = "secrets"
-# The folder that holds the CA's home; its size in KiB.
+# The folder that holds the CA's home; its size in KiB; the file of its SQLite database, where its settings name another
+# than its configuration file does, or `-` where they name another kind. A server's data source holds a password.
 _FIND = """home=${FABRIC_CA_HOME:-${FABRIC_CA_SERVER_HOME:-}}
 for folder in "$@"; do case $home/ in "$folder"/*) home=$folder ;; esac; done
 for folder in "$home" "$@"; do
     [ -n "$folder" ] && [ -d "$folder" ] || continue
     [ -z "$(find "$folder" -name fabric-ca-server-config.yaml)" ] && continue
-    echo "$folder"; du -sk "$folder" | cut -f 1; exit 0
+    echo "$folder"; du -sk "$folder" | cut -f 1
+    database=${FABRIC_CA_SERVER_DB_DATASOURCE:-}
+    case ${FABRIC_CA_SERVER_DB_TYPE:-sqlite3} in sqlite3) ;; *) database=- ;; esac
+    if grep -q -e '--db[.]' /proc/1/cmdline; then database=-; fi
+    echo "$database"; exit 0
 done
 exit 3"""
 # A database that is written meanwhile gives another digest after than before.
@@ -98,9 +103,7 @@ class FabricCrypto(Restorable):
     )
 
     def collect(self, host: Host, data_type: str) -> list[Capture]:
-        """
-        See `collect_since`: without a last good copy.
-        """
+        """See `collect_since`: without a last good copy."""
         return self.collect_since(host, data_type, ())
 
     def collect_since(self, host: Host, data_type: str, last_good: Sequence[Artifact]) -> list[Capture]:
@@ -155,7 +158,11 @@ class FabricCrypto(Restorable):
             self._look(host, ca)  # says what is wrong with it
         pod = host.cluster.place(self.namespace, selector=f"app={ca}")
         with pod.read(["sh", "-c", _READ, "sh", str(capture.settings["folder"])]) as stream:
-            home = CryptoTar(stream, f"{capture.data_type}: {ca}", CryptoInventory.faults)
+
+            def faults(crypto: CryptoInventory) -> list[str]:
+                return [*crypto.faults(), *crypto.registry_faults(str(capture.settings.get("database_told", "")))]
+
+            home = CryptoTar(stream, f"{capture.data_type}: {ca}", faults)
             try:
                 yield home
             finally:
@@ -241,7 +248,7 @@ class FabricCrypto(Restorable):
                 f"{', '.join(self.folders)}, seen none {found.complaint()}".rstrip(),
                 "its folder belongs under source.folders",
             )
-        folder, size_kib = found.text().splitlines()
+        folder, size_kib, *database = found.text().splitlines()
         pod = next(one for one in host.cluster.pods(self.namespace, f"app={ca}") if one.name == _pod_name(place))
         return {
             "ca": ca,
@@ -249,6 +256,7 @@ class FabricCrypto(Restorable):
             "pod": pod.name,
             "image": pod.images[0],
             "statefulset": host.cluster.owner(self.namespace, pod.name),
+            **({"database_told": database[0]} if database and database[0] else {}),
         }, int(size_kib) * 1024
 
     def _secrets(self, host: Host, capture: Capture) -> PlainStream:

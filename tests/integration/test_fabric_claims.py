@@ -37,6 +37,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalCluster:
     for folder in volumes.values():
         folder.mkdir()
     (volumes["ca-org1-0"] / "fabric-ca-server-config.yaml").write_text("db: {type: sqlite3}\n")
+    (volumes["ca-org1-0"] / "fabric-ca-server.db").write_bytes(b"who is enrolled")
     identity(volumes["ca-org1-0"] / "ca-cert.pem", volumes["ca-org1-0"] / "msp" / "keystore" / "a_sk", "ca-org1")
     peer = volumes["peer0-org1-0"]
     make_msp(peer / "fabric" / "msp", "peer0")
