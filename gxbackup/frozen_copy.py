@@ -3,6 +3,7 @@ A folder as it is at one moment, beside it on the same filesystem: hard links to
 
     PARENT/.gxbackup-frozen-NAME/tree     the copy, kept and updated from run to run: tar knows what changed by it
     PARENT/.gxbackup-frozen-NAME/*.snar   what tar remembers of the last full one
+    PARENT/.gxbackup-frozen-NAME/gone     folders that went from the copy since
 
 `approach` does the work while the server runs; `settle`, while it stands still, only what changed since. Pauses nobody.
 """
@@ -10,6 +11,7 @@ A folder as it is at one moment, beside it on the same filesystem: hard links to
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Callable
@@ -47,6 +49,7 @@ class FrozenCopy:
         self.folder = folder
         self.area = area or _area(folder)
         self.tree = self.area / "tree"
+        self._gone = self.area / "gone"
         self._is_finished = is_finished
         self._is_appended = is_appended
         self._is_left_out = is_left_out
@@ -60,6 +63,8 @@ class FrozenCopy:
         """
         self._drop_orphans()
         _own(self.area)
+        if anew:
+            _remove(self._gone)
         self._keeps_copies = not anew
         self._bring_up()
 
@@ -136,6 +141,8 @@ class FrozenCopy:
             return
         if there is not None and _same(seen, there):
             return
+        if there is not None and stat.S_ISDIR(there.st_mode):
+            self._retire(target)
         if there is not None and self._is_appended(name) and _append(source, target, seen, there):
             return
         _remove(target)
@@ -153,7 +160,16 @@ class FrozenCopy:
             for name in below:
                 path = Path(folder) / name
                 if str(relative / name) not in wanted:
-                    path.unlink() if path.is_symlink() else path.rmdir()
+                    path.unlink() if path.is_symlink() else self._retire(path)
+
+    def _retire(self, folder: Path) -> None:
+        """
+        Take a folder out of the copy, and keep it until tar begins anew: else another one is given its inode.
+
+        By that tar takes the other one for this one renamed, and of several such it writes what it cannot unpack.
+        """
+        self._gone.mkdir(mode=0o700, exist_ok=True)
+        folder.rename(self._gone / secrets.token_hex(8))
 
 
 def _own(area: Path) -> None:

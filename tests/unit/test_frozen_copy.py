@@ -83,3 +83,20 @@ def test_a_folder_that_goes_while_a_live_tree_is_measured_is_passed_over(volume:
             (volume / "temp").rmdir()
 
     assert sorted(seen) == [b".", b"temp", b"wal", b"wal/0.wal"]
+
+
+def test_no_folder_is_given_the_inode_of_one_that_tar_remembers(volume: Path) -> None:
+    copy = copy_of(volume)
+    copy.approach(anew=True)
+    remembered = (copy.tree / "wal").stat().st_ino
+    (volume / "wal" / "0.wal").unlink()
+    (volume / "wal").rmdir()
+
+    for name in ("one", "two", "three"):
+        (volume / name).mkdir()
+        copy.approach(anew=False)
+
+    assert remembered not in {folder.stat().st_ino for folder in copy.tree.iterdir()}
+    assert [folder.stat().st_ino for folder in (copy.area / "gone").iterdir()] == [remembered]
+    copy.approach(anew=True)
+    assert not (copy.area / "gone").exists()
