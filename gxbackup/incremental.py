@@ -70,7 +70,7 @@ def base(area: Path, data_type: str, last_good: Sequence[Artifact], max_age: tim
     Return the snapshot of the level 0 that tar remembers here, and the artifact that tells so.
 
     None where the memory is gone or changed, the last good copy neither is that level 0 nor builds on it, or it is
-    older than `max_age`. Each of `last_good` names in `held_in` where its files lie.
+    older than `max_age`. Each of `last_good` names in `held_in` where its files lie; none where its keys were replaced.
     """
     try:
         note = json.loads((area / _NOTE).read_text(encoding="ascii"))

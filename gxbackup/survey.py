@@ -65,7 +65,7 @@ def survey(
         previous=_previous(held, written),
         faults=tuple(faults),
         last_sealed_bytes=_last_sizes(held),
-        last_good=_last_good(held, settings.data_types),
+        last_good=_last_good(held, settings.data_types, inventory.recipients.required()),
         tools=_tools(),
     )
 
@@ -133,14 +133,23 @@ def _new_id(held: Catalog, now: datetime) -> str:
     return layout.snapshot_id(max(now, following))
 
 
-def _last_good(held: Catalog, data_types: Iterable[str]) -> dict[str, Artifact]:
-    """Return the artifacts of the newest good copy of each data type by path, with the snapshot their files lie in."""
+def _last_good(held: Catalog, data_types: Iterable[str], recipients: tuple[str, ...]) -> dict[str, Artifact]:
+    """
+    Return the artifacts of the newest good copy of each data type by path, with the snapshot their files lie in.
+
+    Without it, and without their base, where one of both is sealed to other recipients: nothing may be built on it, or
+    what is written today would open with keys that were replaced alone.
+    """
     found: dict[str, Artifact] = {}
     for data_type in data_types:
         for newest in freshness.good_copies(held, data_type)[:1]:
             for artifact in newest.manifest.of(data_type):
                 where = artifact.held_in or newest.snapshot
-                found[artifact.path] = artifact.model_copy(update={"held_in": where})
+                base = held.find(artifact.base) if artifact.base else None
+                sealed = [artifact, *(base.manifest.of(data_type) if base else ())]
+                is_ours = all(one.recipients == recipients for one in sealed)
+                update = {"held_in": where} if is_ours else {"held_in": None, "base": None}
+                found[artifact.path] = artifact.model_copy(update=update)
     return found
 
 

@@ -40,7 +40,7 @@ class Source(Frozen):
         """
         Collect, knowing the artifacts of the newest good copy: a differential builds on them.
 
-        Each of them names in `held_in` the snapshot that its files lie in.
+        Each of them names in `held_in` the snapshot that its files lie in; one that names none is not built upon.
         """
         del last_good
         return self.collect(host, data_type)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows.backup_vps3 import backup_vps3
 from flows.backup_vps4 import backup_vps4
@@ -109,6 +110,26 @@ def test_the_second_day_builds_on_the_first_and_both_bring_the_ledger_back(place
     assert differential.plain_size_bytes < full.plain_size_bytes / 4
     assert blocks.heights(blocks.read_chains(chains(peer), check_data=True)) == {CHANNEL: HEIGHT, "channel2": 45}
     assert place.staged() == []
+
+
+def test_after_the_keys_were_replaced_a_ledger_opens_with_the_new_ones_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ledgers = Ledgers(place, monkeypatch, vps3="peer")
+    cluster = ledgers.node("peer", POD, tmp_path / "volumes")
+    ledgers.play("vps3", cluster)
+    backup_vps3()
+    BlockWriter(chains(cluster) / "channel2").append(1)
+    document = yaml.safe_load(place.inventory_file.read_text())
+    document["recipients"] = {name: place._age_key(f"new-{name}") for name in ("recovery", "rehearsal")}
+    place.inventory_file.write_text(yaml.safe_dump(document))
+    ledgers.play("vps3", cluster)
+
+    fresh, following = backup_vps3(), backup_vps3()
+    monkeypatch.setenv("GX_IDENTITY_FILE", str(place.root / "keys" / "new-recovery.txt"))
+    restore_peer_ledger("vps3", mode="scratch")
+
+    assert [manifest(place, snapshot).artifacts[0].base for snapshot in (fresh, following)] == [None, fresh]
 
 
 def test_a_plan_tells_the_heights_and_touches_nothing(peer: LocalCluster, caplog: pytest.LogCaptureFixture) -> None:
