@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from gxbackup.adapters import process
@@ -16,9 +17,11 @@ PIPE_BYTES = 1024**2
 
 
 class TarOutput:
-    """A PlainStream: what a GNU tar that packs `folder` writes, counted as it passes."""
+    """A PlainStream: what a GNU tar that packs `folder` writes, counted as it passes; `missed` is a shortfall each."""
 
-    def __init__(self, tar: process.Child, messages: TarMessages, folder: Path, label: str) -> None:
+    def __init__(
+        self, tar: process.Child, messages: TarMessages, folder: Path, label: str, missed: Sequence[str] = ()
+    ) -> None:
         assert tar.stdout is not None
         fcntl.fcntl(tar.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._tar = tar
@@ -26,6 +29,7 @@ class TarOutput:
         self._messages = messages
         self._folder = folder
         self._label = label
+        self._missed = missed
         self._scanner = TarScanner()
 
     def readinto(self, buffer: memoryview) -> int:
@@ -52,7 +56,7 @@ class TarOutput:
         for key, names in messages.noted.items():
             evidence[key] = messages.counts[key]
             evidence[f"{key}_names"] = [*names]
-        shortfalls = [*messages.losses, *messages.others, *self._unreadable()]
+        shortfalls = [*self._missed, *messages.losses, *messages.others, *self._unreadable()]
         for kept, key in ((messages.losses, "losses"), (messages.others, "others")):
             if untold := messages.counts[key] - len(kept):
                 shortfalls.append(f"and {untold} more that tar could not read")

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal, Self
@@ -22,12 +22,9 @@ from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_
 from gxbackup import clock, mounts
 from gxbackup.adapters import process
 from gxbackup.adapters.host import Host
-from gxbackup.errors import (
-    SetupError,
-    SourceMissingError,
-)
+from gxbackup.errors import SetupError, SourceMissingError
 from gxbackup.fabric.crypto import CryptoInventory
-from gxbackup.model import Capture, Evidence, RelativePath
+from gxbackup.model import Artifact, Capture, Evidence, RelativePath
 from gxbackup.ports import PlainStream
 from gxbackup.sources.base import Source
 from gxbackup.tar_messages import TarMessages
@@ -36,6 +33,10 @@ from gxbackup.tar_output import PIPE_BYTES, TarOutput
 # Records of 256 KiB: a third of the time that tar's own 10 KiB take through a pipe (0.7 GiB: 0.8 s for 2.2 s).
 BLOCKING_FACTOR = 512
 MEMBER_BYTES = 2048
+NOT_MOUNTED = (
+    "expected a disk mounted there, as in the last good copy, seen none; "
+    "given up on purpose? name it in source.retired_mounts"
+)
 
 
 def _absolute(path: str) -> str:
@@ -73,6 +74,9 @@ class Directory(Source):
     exclude: tuple[Pattern, ...] = Field(default=(), description="tar patterns of what is left out: cache, *.log")
     certificates: tuple[PathBelow, ...] = Field(
         default=(), description="globs of certificates (PEM) below the root that are told before they end"
+    )
+    retired_mounts: tuple[AbsolutePath, ...] = Field(
+        default=(), description="disks that are gone on purpose: that the last good copy lay on them is no fault"
     )
     restores: Literal["exchange", "overlay"] = Field(
         default="exchange", description="exchange: the whole tree in one step; overlay: file by file over what is there"
@@ -117,6 +121,7 @@ class Directory(Source):
             raise SourceMissingError(f"{data_type}: {self.root}: none of its paths is there: {', '.join(absent)}")
         inside = mounts.below([real_root / path for path in paths])
         not_entered = [str(point.relative_to(real_root)) for point, kind in inside.items() if kind in mounts.PSEUDO]
+        left_out = self._left_out(not_entered)
         evidence: Evidence = {}
         if absent:
             evidence["absent_optional_paths"] = [*absent]
@@ -132,14 +137,27 @@ class Directory(Source):
                     "root": self.root,
                     "real_root": str(real_root),
                     "mounted_at": str(mounts.holding(real_root)),
+                    "lies_on": [str(point) for point in _disks(real_root, paths, left_out)],
                     "paths": [*paths],
                     "not_entered": [*not_entered],
                     "restores": self.restores,
                 },
                 evidence=evidence,
-                expected_size_bytes=_size_bytes(real_root, paths, self._left_out(not_entered)),
+                expected_size_bytes=_size_bytes(real_root, paths, left_out),
             )
         ]
+
+    def collect_since(self, host: Host, data_type: str, last_good: Sequence[Artifact]) -> list[Capture]:
+        """
+        See `collect`. A disk that the last good copy lay on or held, and that is not mounted now, is a shortfall;
+        what lies in its place is kept all the same.
+        """
+        (found,) = self.collect(host, data_type)
+        before = [point for one in last_good for point in _listed(one.settings.get("lies_on"))]
+        root = Path(str(found.settings["real_root"]))
+        paths = [Path(os.path.realpath(root / path)) for path in (*self.paths, *self.optional_paths) or (".",)]
+        gone = mounts.gone([Path(point) for point in before if point not in self.retired_mounts], paths)
+        return [found.model_copy(update={"settings": {**found.settings, "not_mounted": [str(each) for each in gone]}})]
 
     @contextmanager
     def open(self, host: Host, capture: Capture) -> Iterator[PlainStream]:
@@ -147,8 +165,9 @@ class Directory(Source):
         Read the tree through tar.
 
         Files that change, shrink or vanish meanwhile and sockets are named in the evidence; what could not be read is
-        a shortfall.
+        a shortfall, and so is a disk that `collect_since` misses.
         """
+        missed = _listed(capture.settings.get("not_mounted"))
         with host.start(self.tar(capture), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tar:
             assert tar.stderr
             messages = TarMessages(tar.stderr)
@@ -159,6 +178,7 @@ class Directory(Source):
                     messages,
                     Path(str(capture.settings["real_root"])),
                     f"{capture.data_type}: tar of {capture.settings['root']}",
+                    [f"{capture.data_type}: {point}: {NOT_MOUNTED}" for point in missed],
                 )
             finally:
                 process.end(tar)
@@ -171,10 +191,8 @@ class Directory(Source):
         Every folder above a member is a member too, so that a restored tree can be compared whole. What the command
         writes of an unchanged tree is the same on every day.
         """
-        paths, not_entered = capture.settings["paths"], capture.settings["not_entered"]
-        assert isinstance(paths, list)
-        assert isinstance(not_entered, list)
-        above = [folder for path in paths for folder in reversed(PurePosixPath(str(path)).parents)]
+        paths, not_entered = _listed(capture.settings["paths"]), _listed(capture.settings["not_entered"])
+        above = [folder for path in paths for folder in reversed(PurePosixPath(path).parents)]
         members = [_member(str(folder)) for folder in dict.fromkeys(above)]
         return [
             "tar", "--create", "--file=-", "--format=posix",
@@ -184,7 +202,7 @@ class Directory(Source):
             "--anchored", "--no-wildcards", *(f"--exclude=./{path}" for path in not_entered),
             "--no-anchored", "--wildcards", *(f"--exclude={pattern}" for pattern in self.exclude),
             f"--directory={capture.settings['real_root']}",
-            "--no-recursion", *members, "--recursion", *(_member(str(path)) for path in paths),
+            "--no-recursion", *members, "--recursion", *(_member(path) for path in paths),
         ]  # fmt: skip
 
     def _left_out(self, not_entered: list[str]) -> Callable[[str], bool]:
@@ -222,6 +240,20 @@ def _followed(root: Path, paths: list[str], data_type: str) -> list[str]:
             )
         found[PurePosixPath(here.relative_to(root))] = None
     return [str(path) for path in found if not any(other in path.parents for other in found)]
+
+
+def _disks(root: Path, paths: list[str], left_out: Callable[[str], bool]) -> list[Path]:
+    """Return the disks that the paths lie on and hold, without those that tar leaves out."""
+
+    def is_left_out(point: Path) -> bool:
+        below = point.relative_to(root)
+        return any(left_out(str(each)) for each in (below, *below.parents) if each.name)
+
+    return mounts.disks([root / path for path in paths], is_left_out)
+
+
+def _listed(setting: JsonValue) -> list[str]:
+    return [str(each) for each in setting] if isinstance(setting, list) else []
 
 
 def _expiring(root: Path, patterns: tuple[str, ...]) -> list[JsonValue]:
