@@ -198,7 +198,7 @@ def discard_unproven(remote: Remote, manifest: Manifest, remote_dir: str) -> Non
     """
     folder = layout.in_snapshot(remote_dir, manifest.snapshot)
     proven = {part.path for artifact in manifest.artifacts for part in artifact.parts}
-    sent = [file.path for file in remote.list_files(folder)]
+    sent = [file.path for file in remote.list_files(folder, hashes=remote.features().keeps_sha256)]
     if layout.MANIFEST in sent:
         return  # an earlier try put it there; whether it is ours is for `publish` to see
     for path in sent:

@@ -79,6 +79,9 @@ def entries(what: str, answer: Answer) -> list[dict[str, Any]]:
     """
     Return all that `lsjson` listed; nothing where the listed folder itself is missing.
 
+    Files of one path, size and sha256 stand once, where the hash was asked for: Google Drive keeps two where it stored
+    an upload, failed to say so, and listed it late.
+
     Raises: RemoteError where the listing is not whole, SameNameError where two entries have one path.
     """
     said = complaints(answer.log)
@@ -89,7 +92,7 @@ def entries(what: str, answer: Answer) -> list[dict[str, Any]]:
     if said:
         raise RemoteError(f"{what}: expected a whole listing, seen one with: {said[0].text}")
     try:
-        listed: list[dict[str, Any]] = json.loads(answer.stdout)
+        listed = _without_twins(json.loads(answer.stdout))
     except ValueError:
         raise RemoteError(f"{what}: expected a listing in JSON, seen {answer.stdout[:80]!r}") from None
     twice = sorted(path for path, count in Counter(entry["Path"] for entry in listed).items() if count > 1)
@@ -101,6 +104,19 @@ def entries(what: str, answer: Answer) -> list[dict[str, Any]]:
         error.files, error.twice = tuple(files(listed)), tuple(twice)
         raise error
     return listed
+
+
+def _without_twins(listed: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    seen: set[tuple[str, int, str]] = set()
+    kept = []
+    for entry in listed:
+        if sha256 := (entry.get("Hashes") or {}).get("sha256"):
+            twin = (entry["Path"], entry["Size"], sha256)
+            if twin in seen:
+                continue
+            seen.add(twin)
+        kept.append(entry)
+    return kept
 
 
 def files(listed: Iterable[dict[str, Any]]) -> list[RemoteFile]:

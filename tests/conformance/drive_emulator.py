@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) if not self._chunked() else self._chunks()
         try:
-            if fault is not None and fault.status:
+            if fault is not None and fault.status and not fault.done:
                 raise RefusalError(fault.status, fault.reason, fault.message)
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
@@ -96,6 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
                 status, answer, headers = self._route(url.path, query, body)
             if fault is not None and fault.change is not None:
                 answer = json.dumps({**json.loads(answer), **fault.change}).encode()
+            if fault is not None and fault.done:
+                self.server.drive.entries[json.loads(answer)["id"]].unlisted = fault.unlisted
+                raise RefusalError(fault.status, fault.reason, fault.message)
         except RefusalError as refusal:
             told = {
                 "code": refusal.status,
@@ -168,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         test, start = matches(query["q"]), int(query.get("pageToken", "0"))
         # Google may answer with fewer than were asked for, so every longer listing here comes in pages.
         size = min(int(query.get("pageSize", "100")), 3)
-        found = [entry.resource() for entry in self.server.drive.entries.values() if test(entry)]
+        found = [entry.resource() for entry in self.server.drive.entries.values() if test(entry) and entry.is_listed()]
         answer: dict[str, Any] = {"files": found[start : start + size], "incompleteSearch": False}
         if start + size < len(found):
             answer["nextPageToken"] = str(start + size)

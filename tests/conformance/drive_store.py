@@ -25,6 +25,12 @@ class Entry:
     modified: str = "2026-01-01T00:00:00.000Z"
     trashed: bool = False
     without_sha256: bool = False
+    unlisted: int = 0
+
+    def is_listed(self) -> bool:
+        """Tell whether a listing that looks for it shows it yet: Google's are late now and then."""
+        self.unlisted -= self.unlisted > 0
+        return not self.unlisted
 
     def resource(self) -> dict[str, Any]:
         """Return what the API tells of it."""
@@ -60,6 +66,9 @@ class Fault:
     hang: bool = False
     cut: bool = False
     change: dict[str, Any] | None = None
+    done: bool = False
+    """An upload is stored all the same, and shown by the listing after so many that lack it."""
+    unlisted: int = 0
     times: int = 1
 
 

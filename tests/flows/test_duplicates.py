@@ -157,3 +157,23 @@ def test_a_prune_deletes_nothing_of_such_a_snapshot_nor_of_such_a_leftover_nor_t
     assert (left.leftovers, left.strangers) == ((), ("notes.txt",))
     doubles = ((made[0], "RECOVER.md"), (made[2], *ARTIFACT.split("/")), ("notes.txt",))
     assert [len(on_drive.drive.find(*ROOT, *path)) for path in doubles] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("listings", [1, 4, 60])
+def test_one_that_an_upload_made_of_the_same_bytes_is_one_file_whenever_it_shows(
+    place: Place, on_drive: Emulator, tmp_path: Path, listings: int
+) -> None:
+    on_drive.drive.fail("POST", "uploadType=multipart", status=503, reason="backendError", done=True, unlisted=listings)
+
+    snapshot = backup_vps1()
+    for _ in range(60):
+        for entry in on_drive.drive.entries.values():
+            entry.is_listed()
+
+    twins = on_drive.drive.find(*ROOT, snapshot, *ARTIFACT.split("/"))
+    assert len({twin.body for twin in twins}) == 1
+    assert len(twins) == (1 if listings == 1 else 2)
+    assert load(tmp_path).rejected == ()
+    restore(mode="scratch", target=str(tmp_path / "look"))
+    assert describe(tmp_path / "look") == describe(place.site)
+    backup_vps1()
