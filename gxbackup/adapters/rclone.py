@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
+from gxbackup.adapters import rclone_folders
 from gxbackup.adapters.rclone_answers import Features, Quota, RemoteFile, contained, entries, features, files, sums
 from gxbackup.adapters.rclone_command import DRIVE, EACH_FOLDER, PATIENT, PLAIN, WITH_SHA256, Progress, Rclone
 from gxbackup.adapters.rclone_errors import FILE_MISSING, FOLDER_MISSING, RemoteFileMissingError, redacted
@@ -134,6 +135,8 @@ class Remote:
         if root and may_move:
             to_send = originals.move_to(root / folder, to_send)
         if to_send:
+            if self.features().keeps_duplicates:
+                rclone_folders.make_missing(self._rclone, self._at(folder), to_send, listed)
             self._send(local_dir, to_send, folder, progress)
 
     def download(
@@ -284,11 +287,8 @@ class Remote:
         return {file.path: file.size_bytes for file in self.list_files(folder, hashes=self.features().keeps_sha256)}
 
     def _holds(self, folder: str, name: str) -> bool:
-        at = self._at(folder)
-        answer = self._rclone.call(
-            f"look for {redacted(at)}/{name}", "lsjson", "-R", "--files-only", *PLAIN, at, names=[name]
-        )
-        return bool(entries(redacted(at), answer))
+        what, at = f"look for {self._shown(folder)}/{name}", self._at(folder)
+        return bool(entries(what, self._rclone.call(what, "lsjson", "-R", "--files-only", *PLAIN, at, names=[name])))
 
     def _missing(self, path: str) -> RemoteFileMissingError:
         return RemoteFileMissingError(f"{self._shown(path)}: not on the remote")

@@ -44,6 +44,8 @@ class Features:
     is_local: bool
     local_root: Path | None
     """The root folder on this host's disk, where it lies there in clear."""
+    keeps_duplicates: bool = False
+    """Two of one name may lie in a folder (Google Drive)."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def features(answer: Answer) -> Features:
         keeps_sha256="sha256" in hashes and not can.get("SlowHash"),
         is_local=is_local,
         local_root=Path(told["Root"]) if is_local else None,
+        keeps_duplicates=bool(can.get("DuplicateFiles")),
     )
 
 

@@ -177,3 +177,18 @@ def test_one_that_an_upload_made_of_the_same_bytes_is_one_file_whenever_it_shows
     restore(mode="scratch", target=str(tmp_path / "look"))
     assert describe(tmp_path / "look") == describe(place.site)
     backup_vps1()
+
+
+@pytest.mark.parametrize("made_before", [0, 1, 2, 4])
+def test_a_folder_of_which_the_answer_was_lost_is_made_once(
+    place: Place, on_drive: Emulator, tmp_path: Path, made_before: int
+) -> None:
+    on_drive.drive.fail("POST", r"^/drive/v3/files\?", times=made_before, change={})
+    on_drive.drive.fail("POST", r"^/drive/v3/files\?", status=503, reason="backendError", done=True)
+
+    backup_vps1()
+
+    assert all(fault.times == 0 for fault in on_drive.drive.faults)
+    found = load(tmp_path)
+    assert (found.rejected, [held.manifest.complete for held in found.snapshots]) == ((), [True])
+    backup_vps1()
