@@ -10,8 +10,9 @@ from pathlib import Path
 from gxbackup.adapters import process
 from gxbackup.errors import CollectError, CommandError, EmptyArtifactError, IntegrityError
 from gxbackup.ports import StreamEnd
+from gxbackup.tally import shown
 from gxbackup.tar_messages import SHRANK, TarMessages, unquoted
-from gxbackup.tarstream import TarScanner
+from gxbackup.tarstream import LONGEST_NAME_BYTES, TarScanner
 
 PIPE_BYTES = 1024**2
 
@@ -56,11 +57,19 @@ class TarOutput:
         for key, names in messages.noted.items():
             evidence[key] = messages.counts[key]
             evidence[f"{key}_names"] = [*names]
-        shortfalls = [*self._missed, *messages.losses, *messages.others, *self._unreadable()]
+        shortfalls = [*self._missed, *messages.losses, *messages.others, *self._unreadable(), *self._too_long()]
         for kept, key in ((messages.losses, "losses"), (messages.others, "others")):
             if untold := messages.counts[key] - len(kept):
                 shortfalls.append(f"and {untold} more that tar could not read")
         return StreamEnd(evidence, tuple(shortfalls))
+
+    def _too_long(self) -> list[str]:
+        """Tell of names that no restore could make: all of the tree would fail with them."""
+        if not (names := self._scanner.too_long):
+            return []
+        limit = f"a restore of this tree fails with more than {LONGEST_NAME_BYTES}"
+        told = [f"{shown(names[0])[:60]}…: its path has {len(names[0])} bytes below the root; {limit}"]
+        return [*told, f"and {len(names) - 1} more with such a path"] if names[1:] else told
 
     def _unreadable(self) -> list[str]:
         """

@@ -18,6 +18,9 @@ from gxbackup.vetting import Vetting
 
 BLOCK_BYTES = 512
 LARGEST_EXTENSION_BYTES = 16 * 1024**2
+# The kernel takes 4095 in one call, the folder that a restore unpacks into among them. A tree may be deeper; GNU tar
+# packs that, step by step, and cannot unpack it.
+LONGEST_NAME_BYTES = 3840
 _ZEROS = bytes(BLOCK_BYTES)
 _KINDS = {
     b"0": tally.FILE,
@@ -57,6 +60,7 @@ class TarScanner:
         self._long: dict[bytes, bytes] = {}
         self._data_bytes = 0
         self.ended = False  # both zero blocks were seen
+        self.too_long: list[bytes] = []  # names that no restore could make
 
     def feed(self, chunk: memoryview) -> None:
         """
@@ -200,11 +204,16 @@ class TarScanner:
         if pax:
             self._pax = {}
         self._after_header(block, flag, -(-stored_bytes // BLOCK_BYTES) * BLOCK_BYTES)
-        self.tally.add(member)
+        self._count(member)
         if self._vet is not None:
             self._vet.check(member, self.tally)
         if self._on_member is not None:
             self._on_member(member)
+
+    def _count(self, member: Member) -> None:
+        self.tally.add(member)
+        if len(member.name) > LONGEST_NAME_BYTES:
+            self.too_long.append(member.name)
 
     def _real_bytes(self, block: bytes, flag: bytes, stored_bytes: int) -> int:
         """Return a file's size with its holes."""

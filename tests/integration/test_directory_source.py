@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -380,6 +381,23 @@ def test_what_may_not_be_read_is_a_shortfall_and_the_rest_is_kept(site: Path, tm
         "./secret file: Cannot open: Permission denied",
     )
     assert b"index.html" in plain
+
+
+def test_a_path_that_no_restore_could_make_is_a_shortfall(host: Host, site: Path, tmp_path: Path) -> None:
+    """A program that copied a folder into itself makes such paths; tar packs them, and cannot unpack them."""
+    folder = os.open(site, os.O_RDONLY)
+    for _ in range(17):  # the 16th and the 17th are too deep
+        os.mkdir("d" * 250, dir_fd=folder)
+        inner = os.open("d" * 250, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+
+    _, ending = back_up(Directory(root=str(site)), host)
+
+    first, second = ending.shortfalls
+    assert re.fullmatch(r"d{60}…: its path has 4015 bytes below the root; .* more than 3840", first)
+    assert second == "and 1 more with such a path"
 
 
 def test_a_tar_that_is_killed_is_a_failure(host: Host, site: Path) -> None:
