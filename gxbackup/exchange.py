@@ -15,6 +15,7 @@ import errno
 import glob
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,7 +126,10 @@ def _resolved(target: Path) -> Path:
     if os.path.lexists(real) and not real.is_dir():
         raise RestoreRefusedError(f"{real}: expected a directory to replace, seen something else")
     if not real.parent.is_dir():
-        raise RestoreRefusedError(f"{real}: expected a folder to put it in, seen no {real.parent}")
+        raise RestoreRefusedError(
+            f"{real}: expected a folder to put it in, seen no {real.parent}",
+            f"on a new machine: mkdir -p {shlex.quote(str(real.parent))}; else, is its disk mounted?",
+        )
     points = mounts.points()
     if real == real.parent or real in points or (real.exists() and real.stat().st_dev != real.parent.stat().st_dev):
         raise RestoreRefusedError(

@@ -133,8 +133,9 @@ def test_plan_refuses_what_in_place_would_refuse(place: Place, tmp_path: Path) -
                 restore(mode=mode, approve=True)
     finally:
         subprocess.run(["umount", place.site / "uploads"], check=True)
-    with pytest.raises(RestoreRefusedError, match="expected a folder to put it in"):
-        restore(target=str(tmp_path / "no-such" / "site"))
+    with pytest.raises(RestoreRefusedError, match="expected a folder to put it in") as refused:
+        restore(target=str(tmp_path / "no such" / "site"))
+    assert f"on a new machine: mkdir -p '{tmp_path}/no such'" in str(refused.value)
 
 
 def test_a_disk_that_is_not_mounted_any_more_is_told_before_anything_is_put_in_its_place(
