@@ -67,7 +67,7 @@ class SafetyCopy:
         """
         Copy what will be overwritten, and note what will be created; both are on disk when this returns.
 
-        Raises: RestoreRefusedError where it cannot be copied whole, or the directory is open to others.
+        Raises: RestoreRefusedError where it cannot be copied whole (nothing is left), or the folder is open to others.
         """
         require_private(safety_dir)
         folder = safety_dir / f"overlay-{clock.now():%Y%m%dT%H%M%S.%fZ}"
@@ -264,14 +264,15 @@ def digest(path: Path, added: bytes = b"") -> str:
 def _copied(root: Path, paths: list[str], tar: Path) -> Evidence:
     names = b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
     done = process.run(
-        [
-            "tar", "--create", f"--file={tar}", "--format=posix", "--numeric-owner", "--acls", "--xattrs",
-            "--xattrs-include=*", "--sparse", "--no-recursion", "--quoting-style=escape", f"--directory={root}",
-            "--null", "--verbatim-files-from", "--files-from=-",
-        ],
+        ["tar", "--create", f"--file={tar}", "--format=posix", "--numeric-owner", "--acls", "--xattrs",
+         "--xattrs-include=*", "--sparse", "--no-recursion", "--quoting-style=escape", f"--directory={root}",
+         "--null", "--verbatim-files-from", "--files-from=-"],
         timeout_seconds=TAR_TIMEOUT_SECONDS, stdin=names, check=False,
     )  # fmt: skip
     if done.returncode != 0 or done.stderr:
+        with suppress(OSError):  # half a copy takes the room that is short; beside others the folder stays
+            tar.unlink()
+            tar.parent.rmdir()
         raise RestoreRefusedError(f"{root}: no safety copy, so nothing was touched: {done.complaint()}")
     scanner = TarScanner()
     with tar.open("rb") as copied:

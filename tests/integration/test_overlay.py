@@ -366,6 +366,26 @@ def test_a_disk_that_fills_up_puts_all_back(tmp_path: Path, root: Path, prepared
         subprocess.run(["umount", disk], check=True)
 
 
+def test_a_safety_copy_that_finds_no_room_leaves_nothing_in_its_place(
+    tmp_path: Path, root: Path, prepared: Path
+) -> None:
+    for tree in (root, prepared):
+        (tree / "etc/zz").write_bytes(os.urandom(2_000_000))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", disk], check=True)
+    try:
+        before = describe(root)
+
+        with pytest.raises(RestoreRefusedError, match="no safety copy, so nothing was touched: "):
+            apply(plan(prepared, root), disk)
+
+        assert describe(root) == before
+        assert [*disk.iterdir()] == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_a_safety_copy_that_is_damaged_is_not_put_back(root: Path, prepared: Path, safety_dir: Path) -> None:
     copy = apply(plan(prepared, root), safety_dir)
     after = describe(root)
