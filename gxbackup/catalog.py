@@ -95,8 +95,9 @@ def chain_faults(catalog: Catalog, inventory: Inventory, last_written: tuple[str
     Tell where the past does not fit together: one line for each removed, edited or rolled-back manifest.
 
     Each manifest names the one before it and its sha256. One that is gone is no fault once the shortest promise of its
-    server had run out, today or when a later manifest was written (it was pruned). One that is `rejected` is there, and
-    told with why. `last_written` is what this host itself wrote last.
+    server had run out, today or when a later manifest was written (it was pruned), nor one that is named later than
+    what was built on it: a fast clock named it, and a person moved it out. One that is `rejected` is there, and told
+    with why. `last_written` is what this host itself wrote last.
     """
     faults: list[str] = []
     known = {held.snapshot: held for held in catalog.snapshots}
@@ -105,7 +106,7 @@ def chain_faults(catalog: Catalog, inventory: Inventory, last_written: tuple[str
     rules = _shortest_rules(catalog, inventory)
     for held in catalog.snapshots:
         previous = held.manifest.previous
-        if previous is None:
+        if previous is None or previous.snapshot > held.snapshot:
             continue
         if (before := known.get(previous.snapshot)) is not None:
             if before.manifest_sha256 != previous.sha256:

@@ -128,7 +128,9 @@ def _new_id(held: Catalog, now: datetime) -> str:
         raise SetupError(
             f"clock: expected later than the newest snapshot, {newest:%Y-%m-%d %H:%M:%S} UTC, "
             f"seen {now:%Y-%m-%d %H:%M:%S} UTC",
-            "is this host's clock slow, or was the other one fast? `timedatectl` tells",
+            "is this host's clock slow? `timedatectl` tells",
+            f"is it right, then one that was fast named {held.remote_dir}/{max(taken)}: docs/runbooks/broken-chain.md "
+            "says how to move that out",
         )
     return layout.snapshot_id(max(now, following))
 

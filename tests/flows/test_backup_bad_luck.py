@@ -102,6 +102,24 @@ def test_a_clock_behind_the_newest_snapshot_stops_it(place: Place, monkeypatch: 
     assert place.files() == before
 
 
+def test_a_snapshot_that_a_fast_clock_named_is_moved_out_and_runs_are_green_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    backup_vps1()
+    monkeypatch.setattr("tasks.survey.prefect_server_time", lambda: None)  # away at that moment
+    monkeypatch.setattr(clock, "now", lambda: datetime.now(UTC) + timedelta(days=400))
+    ahead = backup_vps1()
+    monkeypatch.setattr(clock, "now", lambda: datetime.now(UTC))
+
+    with pytest.raises(SetupError, match="clock: expected later than the newest snapshot") as stopped:
+        backup_vps1()
+    assert f"one that was fast named vps1-website/{ahead}: docs/runbooks/broken-chain.md" in str(stopped.value)
+    (place.remote / "vps1-website" / ahead).rename(tmp_path / ahead)
+    with pytest.raises(IntegrityError, match=f"{ahead}: this host wrote it last, and the remote no longer holds it"):
+        backup_vps1()
+    backup_vps1()
+
+
 def test_three_backups_within_one_second_are_named_one_after_the_other_and_pruned(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
