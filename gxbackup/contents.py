@@ -116,3 +116,9 @@ KINDS = {
     "postgres": Counted("rows", _rows),
     "redis": Counted("keys", _told("keys")),
 }
+
+
+def lines_told(artifact: Artifact, key: str) -> list[str]:
+    """Return the lines that the evidence has for people under a key; none where it has none."""
+    lines = artifact.evidence.get(key)
+    return [str(line) for line in lines] if isinstance(lines, list) else []

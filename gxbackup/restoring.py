@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gxbackup import checking, freshness, layout, mounts, sealing, trees
 from gxbackup.adapters.rclone import Progress, Remote
+from gxbackup.contents import lines_told
 from gxbackup.errors import RestoreRefusedError
 from gxbackup.model import Artifact, Catalog, Frozen, HeldSnapshot
 from gxbackup.trees import TreeDifference
@@ -67,13 +68,15 @@ def choose(catalog: Catalog, data_type: str, snapshot: str, now: datetime) -> Ch
         for newer in catalog.snapshots
         if newer.snapshot > held.snapshot and newer not in good and (reason := _why(catalog, newer, data_type))
     ]
+    artifacts = held.manifest.of(data_type)
+    remarks += [f"only the link is kept: {one}" for each in artifacts for one in lines_told(each, "folders_outside")]
     return Chosen(
         server=catalog.server,
         remote_dir=catalog.remote_dir,
         snapshot=held.snapshot,
         data_type=data_type,
         age_hours=round((now - layout.snapshot_time(held.snapshot)).total_seconds() / 3600, 1),
-        artifacts=held.manifest.of(data_type),
+        artifacts=artifacts,
         remarks=tuple(remarks),
         others=_others(held, data_type, good),
     )

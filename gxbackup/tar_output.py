@@ -7,11 +7,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from gxbackup.adapters import process
 from gxbackup.errors import CollectError, CommandError, EmptyArtifactError, IntegrityError
 from gxbackup.ports import StreamEnd
-from gxbackup.tally import shown
-from gxbackup.tar_messages import SHRANK, TarMessages, unquoted
+from gxbackup.tally import SYMLINK, Member, leads_out, shown
+from gxbackup.tar_messages import NAMES_KEPT, SHRANK, TarMessages, unquoted
 from gxbackup.tarstream import LONGEST_NAME_BYTES, TarScanner
 
 PIPE_BYTES = 1024**2
@@ -31,7 +33,8 @@ class TarOutput:
         self._folder = folder
         self._label = label
         self._missed = missed
-        self._scanner = TarScanner()
+        self._scanner = TarScanner(on_member=self._look)
+        self._outside: list[JsonValue] = []
 
     def readinto(self, buffer: memoryview) -> int:
         """See `PlainStream`."""
@@ -54,6 +57,8 @@ class TarOutput:
             raise EmptyArtifactError(
                 f"{what}: expected files, seen none", "an empty folder is no backup; is its disk mounted?"
             )
+        if self._outside:
+            evidence["folders_outside"] = self._outside
         for key, names in messages.noted.items():
             evidence[key] = messages.counts[key]
             evidence[f"{key}_names"] = [*names]
@@ -62,6 +67,15 @@ class TarOutput:
             if untold := messages.counts[key] - len(kept):
                 shortfalls.append(f"and {untold} more that tar could not read")
         return StreamEnd(evidence, tuple(shortfalls))
+
+    def _look(self, member: Member) -> None:
+        """Note a link to a folder outside: what a restore brings back is the link alone."""
+        if member.kind != SYMLINK or len(self._outside) == NAMES_KEPT or not leads_out(member.name, member.target):
+            return
+        link = self._folder / os.fsdecode(member.name)
+        real = Path(os.path.realpath(link))
+        if real.is_dir() and not real.is_relative_to(self._folder):
+            self._outside.append(f"{shown(os.fsencode(link))} leads to {shown(os.fsencode(real))}")
 
     def _too_long(self) -> list[str]:
         """Tell of names that no restore could make: all of the tree would fail with them."""

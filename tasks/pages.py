@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gxbackup.contents import lines_told
 from gxbackup.model import Artifact, Catalog, Manifest
 from gxbackup.overlay import OverlayPlan
 from gxbackup.restoring import Chosen
 from gxbackup.retention import Plan, explain
 
 CHANGES_TOLD = 40
+_TOLD = {"Nobody could look into": "claims_unread", "Only the link is kept of": "folders_outside"}
 
 
 def human_bytes(size_bytes: float) -> str:
@@ -37,8 +39,9 @@ def backup_page(manifest: Manifest, faults: Sequence[str], plan: Plan | None, fa
     if manifest.missing:
         lines += ["## Missing", "", "| data type | why |", "|---|---|"]
         lines += [f"| {gap.data_type} | {cell(gap.reason)} |" for gap in manifest.missing] + [""]
-    if unread := [one for artifact in manifest.artifacts for one in _unread(artifact)]:
-        lines += ["## Nobody could look into", "", *(f"- {cell(one)}" for one in unread), ""]
+    for title, key in _TOLD.items():
+        if names := [name for artifact in manifest.artifacts for name in lines_told(artifact, key)]:
+            lines += [f"## {title}", "", *(f"- {cell(name)}" for name in names), ""]
     lines += [
         "## Safe on the remote",
         "",
@@ -123,11 +126,6 @@ def overlay_in_words(data_type: str, planned: OverlayPlan) -> list[str]:
     if planned.left_alone:
         told.append(f"left alone, this host's identity: {', '.join(planned.left_alone[:CHANGES_TOLD])}")
     return told
-
-
-def _unread(artifact: Artifact) -> list[str]:
-    told = artifact.evidence.get("claims_unread")
-    return [str(one) for one in told] if isinstance(told, list) else []
 
 
 def _evidence(artifact: Artifact) -> str:

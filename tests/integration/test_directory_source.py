@@ -471,3 +471,20 @@ def test_a_missing_path_is_named(host: Host, site: Path, tmp_path: Path) -> None
 def test_settings_that_could_mean_something_else_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Directory.model_validate(settings)
+
+
+def test_a_folder_outside_that_a_link_leads_to_is_told(host: Host, site: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared" / "uploads").mkdir(parents=True)
+    (site / "uploads").symlink_to("../../shared/uploads")
+    (site / "assets").symlink_to(site / "private")
+    (site / "time").symlink_to("/etc/localtime")
+    (site / "gone").symlink_to("/nowhere/at/all")
+    (site / os.fsdecode(b"odd\xff\n")).symlink_to("/etc")
+
+    _, ending = back_up(Directory(root=str(site)), host)
+
+    assert ending.evidence["folders_outside"] == [
+        f"{site}/odd\\xff\\n leads to /etc",
+        f"{site}/uploads leads to {tmp_path}/shared/uploads",
+    ]
+    assert ending.shortfalls == ()
