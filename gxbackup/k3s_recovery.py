@@ -46,24 +46,31 @@ class Journal(Frozen):
     finished: bool = False
     done: dict[str, str] = Field(default_factory=dict, description="step → when it was done")
     aside: dict[str, str] = Field(default_factory=dict, description="what was renamed → where it lies now")
+    put_in: int | None = Field(default=None, description="the inode of the database folder that was put in")
 
 
 def begin(k3s: K3s, snapshot: str) -> Recovery:
-    """Go on with this host's unfinished recovery from a snapshot, or begin a new one: for the first server."""
+    """
+    Go on with this host's unfinished recovery from a snapshot, or begin a new one: for the first server.
+
+    Anew too where the database that it put in does not lie there any more: people went back to what was there before.
+    """
     found = _read()
-    if found is not None and not found.finished and found.recovery.startswith(f"{snapshot}-"):
+    unfinished = found is not None and not found.finished and found.recovery.startswith(f"{snapshot}-")
+    if found is not None and unfinished and found.put_in in (None, _inode(k3s.database_dir)):
         return Recovery(k3s, found)
     return _new(k3s, f"{snapshot}-{clock.now():%Y%m%dt%H%M%Sz}")
 
 
-def resume(k3s: K3s, recovery: str) -> Recovery:
+def resume(k3s: K3s, recovery: str, *, first_step: bool = False) -> Recovery:
     """
     Go on with a recovery that another host leads, or join it: for the other servers.
 
-    Without a name it is the unfinished one of this host, or a new one: by hand.
+    Without a name, by hand, its first step begins a new one, and what follows is of the unfinished one of this host:
+    one that was left unfinished earlier must not pass for this one.
     """
     found = _read()
-    if found is not None and (found.recovery == recovery or (not recovery and not found.finished)):
+    if found is not None and (found.recovery == recovery or not (recovery or found.finished or first_step)):
         return Recovery(k3s, found)
     return _new(k3s, recovery or f"by-hand-{clock.now():%Y%m%dt%H%M%Sz}")
 
@@ -123,6 +130,7 @@ class Recovery:
             except BaseException:
                 self._put_back()
                 raise
+            self._write(put_in=_inode(self._k3s.database_dir))
             self.mark("restored")
         return [*self._told_aside(), *self._start()]
 
@@ -247,6 +255,10 @@ def _objects(k3s: K3s, resource: str) -> Uids:
 
 def _differs(file: Path, other: Path) -> bool:
     return not other.is_file() or file.read_bytes() != other.read_bytes()
+
+
+def _inode(folder: Path) -> int | None:
+    return folder.stat().st_ino if folder.exists() else None
 
 
 def _new(k3s: K3s, recovery: str) -> Recovery:

@@ -58,9 +58,13 @@ def begin(server: str, snapshot: str) -> str:
 
 @task(task_run_name="{step} K3s on {host_name}", **ONCE)
 def on_server(server: str, host_name: str, step: Step, recovery: str) -> list[str]:
-    """Have another server's own host do a step, unless it is done already."""
+    """
+    Have another server's own host do a step, unless it is done already.
+
+    A stop is asked for each time: people may have started that server since. One that joined already is not stopped.
+    """
     done = f"{step} {host_name}"
-    if not _recovery(server, recovery).has(done):
+    if step == "stop" or not _recovery(server, recovery).has(done):
         parameters = {"host": host_name, "step": step, "server": server, "recovery": recovery, "approve": True}
         handover.run_on(host_name, DEPLOYMENT, parameters, done)
         _recovery(server, recovery).mark(done)
@@ -88,7 +92,7 @@ def finish(server: str, recovery: str) -> None:
 @task(task_run_name="{step} K3s on this host", **ONCE)
 def step_here(server: str, step: Step, recovery: str) -> list[str]:
     """Do a step of another server on this host; each is done once in a recovery."""
-    under_way = _recovery(server, recovery)
+    under_way = k3s_recovery.resume(datastore_of(server)[1].k3s(), recovery, first_step=step == "stop")
     if under_way.finished:
         return [f"{under_way.name}: done already"]
     return under_way.stop() if step == "stop" else under_way.join()

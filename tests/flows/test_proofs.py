@@ -16,12 +16,13 @@ from flows.rehearse_restores import rehearse_restores
 from flows.verify_backups import verify_backups
 from flows.verify_integrity import verify_integrity
 from gxbackup import clock, proof_records
-from gxbackup.errors import UnprovenError
+from gxbackup.errors import InventoryError, UnprovenError
 from gxbackup.proofs import Proofs
 from tasks import host
 from tasks.prune import prune
 from tests.flows.conftest import Place
 from tests.flows.test_health import figures, one_server
+from tests.webhook_sink import listening
 
 SITE = "files/website/website.tar.zst.age"
 
@@ -168,3 +169,19 @@ def test_the_drill_of_an_empty_remote_says_that_everything_is_lost(
         drill_disaster_recovery()
 
     assert "| none | everything | 24 h | never |" in caplog.text
+
+
+def test_a_rehearsal_of_a_data_type_that_nobody_promised_is_refused_and_one_of_some_is_no_sign_of_life(
+    backed_up: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening() as (url, got):
+        monkeypatch.setenv("GX_DEADMAN_URL", f"{url}/ping/{{flow}}")
+        for words in (["web-site"], ["website", "web-site"], []):
+            with pytest.raises(InventoryError, match="data_types"):
+                rehearse_restores(data_types=words)
+        assert proofs().last == {}
+
+        rehearse_restores(data_types=["website"])
+        assert got == []
+        rehearse_restores()
+        assert [path for path, _ in got] == ["/ping/rehearse-restores"]
