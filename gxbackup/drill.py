@@ -7,9 +7,10 @@ its heights need, and what stands on it last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
+from gxbackup.errors import InventoryError
 from gxbackup.health import GRACE, TOO_SLOW, Finding
 from gxbackup.inventory import Inventory
 from gxbackup.model import Frozen
@@ -56,14 +57,27 @@ class Step(Frozen):
         return self.failure is None and self.rehearsal is not None and self.rehearsal.is_slow(self.rto_hours)
 
 
-def in_order(inventory: Inventory, *, dependency: bool) -> list[tuple[str, str]]:
-    """Return server and name of every data type that a flow restores, in the order of the inventory or of need."""
+def in_order(
+    inventory: Inventory, only: Sequence[str] | None = None, *, dependency: bool = False
+) -> list[tuple[str, str]]:
+    """
+    Return server and name of every data type that a flow restores, in the order of the inventory or of need.
+
+    Raises: InventoryError where `only` names one that no flow restores: all the others would seem to be proven.
+    """
     wanted = [
         (server, name)
         for server, settings in inventory.servers.items()
         for name, promise in settings.data_types.items()
         if promise.restore_flow is not None
     ]
+    known = dict.fromkeys(name for _, name in wanted)
+    if unknown := [name for name in only or () if name not in known]:
+        raise InventoryError(
+            f"data_types: expected data types that a flow restores, seen {', '.join(unknown)}",
+            f"choose from: {', '.join(known)}",
+        )
+    wanted = [one for one in wanted if not only or one[1] in only]
     return sorted(wanted, key=lambda one: _rank(one[1])) if dependency else wanted
 
 
