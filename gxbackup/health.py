@@ -23,6 +23,8 @@ from gxbackup.proofs import Proofs, Rehearsal
 
 # What a run takes, and its retry: a daily data type is late after 26 h.
 GRACE = timedelta(hours=2)
+# Hosts' clocks differ by less, or their runs refuse: a copy that is named further ahead looks fresh until that time.
+AHEAD_AT_MOST = timedelta(minutes=10)
 # Rehearsals are weekly: one that was missed is told, two are a fault.
 REHEARSED_WITHIN = timedelta(days=8)
 
@@ -31,6 +33,7 @@ SIZE_ANOMALY = "alert-BackupSizeAnomaly"
 EXPIRING = "alert-BackupCertificateExpiring"
 FABRIC_SET = "fabric-set"
 CLAIM_UNREAD = "restore-fabric-crypto"
+BY_HAND = "check-backup-health"
 LINES_TOLD = 6
 
 Level = Literal["failing", "warning"]
@@ -211,6 +214,9 @@ def _age_findings(
         return [Finding(level="failing", subject=subject, message=f"{why}{last}", runbook="alert-BackupNeverSucceeded")]
     age = now - layout.snapshot_time(newest.snapshot)
     promised = timedelta(hours=promise.rpo_hours)
+    if -age > AHEAD_AT_MOST:
+        message = f"newest good copy, {newest.snapshot}, is named {spell_age(-age)} ahead of this host's clock{last}"
+        return [Finding(level="failing", subject=subject, message=message, runbook=BY_HAND)]
     if age > promised + GRACE:
         message = f"newest good copy is {spell_age(age)} old, promised {spell_age(promised)}{last}"
         return [Finding(level="failing", subject=subject, message=message, runbook="alert-BackupJobFailed")]

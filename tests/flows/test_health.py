@@ -16,7 +16,8 @@ from flows.drill_disaster_recovery import drill_disaster_recovery
 from flows.prune_snapshots import prune_snapshots
 from flows.verify_backups import verify_backups
 from gxbackup import clock
-from gxbackup.errors import UnprovenError
+from gxbackup.errors import SetupError, UnprovenError
+from tasks import survey
 from tests.flows.conftest import Place
 from tests.webhook_sink import listening
 
@@ -158,6 +159,31 @@ def test_a_server_that_cannot_be_listed_keeps_its_figures_so_that_its_alerts_go_
     check_backup_health()
     made = datetime.strptime(newer, "%Y%m%d_%H%M%S").replace(tzinfo=UTC).timestamp()
     assert figures(place)["backup_last_success_timestamp"]["vps1 website"] == made
+
+
+def test_a_copy_that_a_fast_clock_named_is_red_and_backups_go_on_once_it_is_out_of_the_way(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.create(one_server)
+    backup_vps1()
+    fast = clock.now() + timedelta(days=365)
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "now", lambda: fast)
+        patch.setattr(survey, "prefect_server_time", lambda: fast)  # it runs on the same host
+        ahead = backup_vps1()
+    with pytest.raises(SetupError, match="expected later than the newest snapshot"):
+        backup_vps1()
+
+    with pytest.raises(UnprovenError, match=r"2 failing: vps1 website; vps1 system-config\nHINT: .*check-backup-health.md"):
+        check_backup_health()
+
+    # As docs/runbooks/check-backup-health.md has it.
+    (folder,) = [one for one in place.snapshots() if one.name == ahead]
+    folder.rename(place.root / ahead)
+    for note in place.staging.glob("last-written/vps1-*.json"):
+        note.unlink()
+    backup_vps1()
+    check_backup_health()
 
 
 def test_a_snapshot_by_a_stranger_is_red(place: Place) -> None:

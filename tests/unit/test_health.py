@@ -67,6 +67,17 @@ def test_what_was_never_backed_up_is_failing_and_not_forgotten() -> None:
     assert found[1].findings[0].message == "never backed up"
 
 
+def test_a_copy_that_is_named_ahead_of_the_clock_is_no_fresh_one_for_ever() -> None:
+    shelf = daily(Shelf(), 0, 3)
+    shelf.back_up(day(368), [Taken(SITE)])  # by a host whose clock was a year fast
+
+    condition = look(shelf, day(40))
+
+    assert said(condition) == [("failing", "check-backup-health")]
+    assert "328 d ahead of this host's clock" in condition.findings[0].message
+    assert look(shelf, day(368) - timedelta(minutes=4)).level() is None
+
+
 def test_backups_that_stopped_40_days_ago_are_failing_with_their_copies_still_counted() -> None:
     shelf = daily(Shelf(), 0, 9)
 
