@@ -55,6 +55,7 @@ def check_health() -> None:
                 proofs[catalog.server] = read_proofs(catalog.server)
             with checking(f"{catalog.server} past", found):
                 found += health.past_findings(catalog, look_at_past(catalog))
+            found += health.unpromised_findings(catalog, host.inventory(), clock.now())
     conditions = health.conditions(catalogs, host.inventory(), proofs, clock.now())
     found += [finding for condition in conditions for finding in condition.findings]
     with checking("sets", found):

@@ -97,6 +97,24 @@ def past_findings(catalog: Catalog, faults: Sequence[str]) -> list[Finding]:
     ]
 
 
+def unpromised_findings(catalog: Catalog, inventory: Inventory, now: datetime) -> list[Finding]:
+    """
+    Tell which data types are held and no longer in the inventory: misspelt or dropped there, nothing else misses them.
+
+    As long as the last copy was promised: whoever gave one up on purpose is told for so long, and no longer.
+    """
+    held = dict.fromkeys(name for one in catalog.snapshots for name in one.manifest.data_types())
+    found = []
+    for name in held.keys() - inventory.server(catalog.server).data_types.keys():
+        for newest in freshness.good_copies(catalog, name)[:1]:
+            keep_days = max(artifact.keep_days for artifact in newest.manifest.of(name))
+            if now - layout.snapshot_time(newest.snapshot) <= timedelta(days=keep_days):
+                message = f"the inventory promises it no more: nobody takes it; the newest copy is {newest.snapshot}"
+                subject = f"{catalog.server} {name}"
+                found.append(Finding(level="warning", subject=subject, message=message, runbook=BY_HAND))
+    return sorted(found, key=lambda finding: finding.subject)
+
+
 def set_findings(catalogs: Iterable[Catalog], inventory: Inventory, now: datetime) -> list[Finding]:
     """
     Tell, for each Fabric network, where the copies of all its servers do not belong together.

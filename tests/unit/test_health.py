@@ -78,6 +78,19 @@ def test_a_copy_that_is_named_ahead_of_the_clock_is_no_fresh_one_for_ever() -> N
     assert look(shelf, day(368) - timedelta(minutes=4)).level() is None
 
 
+def test_what_the_inventory_promises_no_more_is_told_as_long_as_its_copies_were_promised() -> None:
+    shelf = daily(Shelf(), 0, 3)
+    shelf.back_up(day(4), [Taken(KEYS, keep_days=90)])
+    left, both = inventory(ssh_keys=Promised()), inventory(website=Promised(), ssh_keys=Promised())
+
+    found = health.unpromised_findings(shelf.catalog(), left, day(20))
+
+    assert [(one.level, one.subject) for one in found] == [("warning", "vps1 website")]
+    assert f"the newest copy is {named(3)}" in found[0].message
+    assert health.unpromised_findings(shelf.catalog(), left, day(34)) == []
+    assert health.unpromised_findings(shelf.catalog(), both, day(20)) == []
+
+
 def test_backups_that_stopped_40_days_ago_are_failing_with_their_copies_still_counted() -> None:
     shelf = daily(Shelf(), 0, 9)
 
