@@ -129,23 +129,35 @@ def _objects(_artifact: Artifact, plain: str) -> Steps:
 def _datastore(artifact: Artifact, plain: str) -> Steps:
     if artifact.settings.get("holds") == "token":
         return _tree(artifact, plain)
-    data_dir = artifact.settings.get("data_dir", "/var/lib/rancher/k3s")
+    data_dir = str(artifact.settings.get("data_dir", "/var/lib/rancher/k3s"))
+    database, token = f"{data_dir}/server/db", f"{data_dir}/server/token"
     file = f'"$WORK"/{shlex.quote(plain)}'
+    put_token = _kept_beside(token) + _installed(f'"$WORK"/tree/{artifact.data_type}/token', token)
     if PurePosixPath(plain).name.startswith("state"):
         return Steps(
-            f"K3s's SQLite datastore. Stop K3s, put the token of this snapshot to `{data_dir}/server/token`.",
+            "K3s's SQLite datastore, and the token of this same snapshot. Stop K3s first, and start it "
+            "afterwards; what is there is renamed.",
             f"ls -l {shlex.quote(plain)}",
-            f"rm --force {data_dir}/server/db/state.db-wal {data_dir}/server/db/state.db-shm\n"
-            f"install --mode 0600 {file} {data_dir}/server/db/state.db",
+            put_token + _kept_beside(database) + _installed(file, f"{database}/state.db").rstrip(),
         )
     return Steps(
-        "An etcd snapshot; worthless without the token of this same snapshot. Stop K3s on all servers, put that token "
-        f"to `{data_dir}/server/token`; afterwards start this server; on each other one remove `{data_dir}/server/db` "
+        "An etcd snapshot; worthless without the token of this same snapshot, which is put in its place too. Stop K3s "
+        f"on all servers first; afterwards start this server; on each other one remove `{database}` "
         "and start it. Never remove that folder on this one. Flags that the unit gives K3s (`systemctl cat k3s`: "
         "`--node-ip`, `--node-name`, …) belong behind this command too.",
         f"ls -l {shlex.quote(plain)}",
-        f"k3s server --cluster-reset --cluster-reset-restore-path={file} --token-file={data_dir}/server/token",
+        f"{put_token}k3s server --cluster-reset --cluster-reset-restore-path={file} "
+        f"--token-file={shlex.quote(token)} --data-dir={shlex.quote(data_dir)} --etcd-s3=false",
     )
+
+
+def _kept_beside(path: str) -> str:
+    was = shlex.quote(path)
+    return f'[ ! -e {was} ] || mv {was} {was}.before-"$(date -u +%Y%m%dT%H%M%S.%N)"\n'
+
+
+def _installed(file: str, target: str) -> str:
+    return f"install -D --mode 0600 {file} {shlex.quote(target)}\n"
 
 
 def _read_it(_artifact: Artifact, plain: str) -> Steps:
