@@ -26,6 +26,7 @@ from gxbackup.watch import Surroundings
 
 DEFAULT_DIR = Path("/var/lib/prometheus/node-exporter")
 PUSH_TIMEOUT_SECONDS = 10
+ROTTEN, VERIFIED = "backup_integrity_failures", "backup_verification_timestamp"
 _PROMISE = ("server", "data_type")
 _OF_PROOFS = ("backup_rehearsal_", "backup_rto_seconds")
 
@@ -118,12 +119,21 @@ def of_run(
     return figures.registry
 
 
-def of_verification(flow: str, failures: int, now: datetime) -> CollectorRegistry:
-    """Return the figures of a look at the remote's bytes."""
+def of_verification(
+    flow: str, failures: int, now: datetime, unread: Sequence[Metric] | None = None
+) -> CollectorRegistry:
+    """
+    Return the figures of a look at the remote's bytes.
+
+    Where part of it could not be made, `unread` is what was published before: it still stands, but for more failures.
+    """
+    before = {sample.name: sample.value for family in unread or () for sample in family.samples}
+    ended = now.timestamp() if unread is None else before.get(VERIFIED)
     figures = _Figures()
     help_text = "Files on the remote that are not what was sent, or could not be opened."
-    figures.put("backup_integrity_failures", help_text, failures, flow=flow)
-    figures.put("backup_verification_timestamp", "When that look ended.", now.timestamp(), flow=flow)
+    figures.put(ROTTEN, help_text, max(failures, before.get(ROTTEN, 0)), flow=flow)
+    if ended is not None:
+        figures.put(VERIFIED, "When that look ended.", ended, flow=flow)
     return figures.registry
 
 

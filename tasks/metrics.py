@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from prefect.logging import get_run_logger
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 
-from gxbackup import clock, metrics
+from gxbackup import clock, metrics, watch
 from gxbackup.errors import SetupError
 from gxbackup.health import Condition, Finding
 from gxbackup.metrics import Unread
@@ -30,11 +30,7 @@ def of_health(
 
 def _unread(conditions: Sequence[Condition], proven: Collection[str], seen: Surroundings) -> Unread:
     """Tell what this look could not read, with what was published of it before."""
-    try:
-        published = metrics.published("health")
-    except SetupError as error:
-        get_run_logger().warning("%s", error)
-        published = []
+    published = _published("health")
     inventory = host.inventory()
     read = {(one.server, one.data_type) for one in conditions}
     promised = {(name, data_type) for name, server in inventory.servers.items() for data_type in server.data_types}
@@ -51,9 +47,14 @@ def _unread(conditions: Sequence[Condition], proven: Collection[str], seen: Surr
 
 
 def of_verification(flow: str, findings: Sequence[Finding]) -> None:
-    """Publish how many files a look at the remote's bytes found rotten, lost, or without a trusted manifest."""
+    """
+    Publish how many files a look at the remote's bytes found rotten, lost, or without a trusted manifest.
+
+    A look that could not be made at all of it ends no alert: what was seen before still stands, and it is overdue then.
+    """
     failures = sum(finding.runbook in _ROTTEN for finding in findings)
-    _publish(metrics.of_verification(flow, failures, clock.now()), flow)
+    unread = _published(flow) if any(finding.runbook == watch.RUNBOOK for finding in findings) else None
+    _publish(metrics.of_verification(flow, failures, clock.now(), unread), flow)
 
 
 def of_run(server: str, manifest: Manifest | None, plan: Plan | None, *, succeeded: bool) -> None:
@@ -63,6 +64,14 @@ def of_run(server: str, manifest: Manifest | None, plan: Plan | None, *, succeed
         server, manifest, succeeded=succeeded, dropped=dropped, freed_bytes=freed_bytes, now=clock.now()
     )
     _publish(registry, f"run-{server}")
+
+
+def _published(name: str) -> list[Metric]:
+    try:
+        return metrics.published(name)
+    except SetupError as error:
+        get_run_logger().warning("%s", error)
+        return []
 
 
 def _publish(registry: CollectorRegistry, name: str) -> None:

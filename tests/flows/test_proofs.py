@@ -185,3 +185,32 @@ def test_a_rehearsal_of_a_data_type_that_nobody_promised_is_refused_and_one_of_s
         assert got == []
         rehearse_restores()
         assert [path for path, _ in got] == ["/ping/rehearse-restores"]
+
+
+def test_a_look_that_could_not_be_made_is_no_look_and_ends_no_alert(place: Place) -> None:
+    def with_login(document: dict[str, Any]) -> None:
+        one_server(document)
+        document["remote"]["path"] = f"drive:{place.remote.name}"
+
+    login = place.root / "rclone.conf"
+    login.write_text(f"[drive]\ntype = alias\nremote = {place.remote.parent}\n")
+    place.create(with_login)
+    backup_vps1()
+    site = place.snapshots()[0] / SITE
+    whole = site.read_bytes()
+    rot(site)
+    with pytest.raises(UnprovenError, match="alert-BackupIntegrityFailed"):
+        verify_integrity()
+    told = (place.metrics / "gx-backup-verify-integrity.prom").read_text()
+    assert 'backup_integrity_failures{flow="verify-integrity"} 1.0' in told
+    login.rename(place.root / "ended")
+
+    with pytest.raises(UnprovenError, match="1 failing: vps1\n"):
+        verify_integrity()
+
+    assert (place.metrics / "gx-backup-verify-integrity.prom").read_text() == told
+    (place.root / "ended").rename(login)
+    site.write_bytes(whole)
+    verify_integrity()
+    seen = (place.metrics / "gx-backup-verify-integrity.prom").read_text()
+    assert 'backup_integrity_failures{flow="verify-integrity"} 0.0' in seen
