@@ -26,6 +26,8 @@ from gxbackup.model import Frozen
 DEFAULT_PATH = Path("prefect.yaml")
 HINT = "docs/reference/deployments.md tells what each key means"
 
+# Sources whose copies no flow puts back.
+READ_BY_PEOPLE = ("docker_state",)
 # Crons repeat within a year; the moment itself is arbitrary, and fixed so that the answer never depends on the day.
 _FROM = datetime(2027, 1, 1, tzinfo=UTC)
 _SIMULATED = timedelta(days=400)
@@ -112,13 +114,22 @@ def check(inventory: Inventory, deployments: Deployments) -> None:
     """
     Hold every promise against the schedules.
 
-    Raises: InventoryError where a data type's RPO is met by no schedule, a backup runs on another host's pool, or a
-    backup may run twice at once.
+    Raises: InventoryError where a data type's RPO is met by no schedule, a backup runs on another host's pool, a
+    backup may run twice at once, or what is to be restored has no restore that is deployed.
     """
+    restores = [one.name for one in deployments.deployments if one.name.startswith("restore-")]
     for deployment in deployments.deployments:
         _check_deployment(deployment, inventory)
     for name, server in inventory.servers.items():
         for data_type, promise in server.data_types.items():
+            # A misspelt one is left out by the restore of its host, a missing one is never rehearsed; nobody is told.
+            if promise.restore_flow not in restores and promise.source.kind not in READ_BY_PEOPLE:
+                seen = repr(promise.restore_flow) if promise.restore_flow else "none"
+                raise InventoryError(
+                    f"servers.{name}.data_types.{data_type}.restore_flow: expected a restore that is deployed, "
+                    f"seen {seen}",
+                    f"choose from: {', '.join(restores)}",
+                )
             crons = list(_crons(deployments.deployments, name, data_type, inventory))
             where = f"servers.{name}.data_types.{data_type}.rpo_hours"
             if not crons:
