@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from gxbackup import __version__, catalog, freshness, layout, sealing, signing
+from gxbackup import __version__, catalog, checking, freshness, layout, sealing, signing
 from gxbackup.adapters import process
 from gxbackup.adapters.rclone import Remote
-from gxbackup.errors import SetupError
+from gxbackup.errors import IntegrityError, SetupError
 from gxbackup.inventory import Inventory
 from gxbackup.model import Artifact, Catalog, Frozen, Manifest, Previous
 from gxbackup.staging import staging_root
 
+_log = logging.getLogger(__name__)
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
@@ -65,7 +67,7 @@ def survey(
         previous=_previous(held, written),
         faults=tuple(faults),
         last_sealed_bytes=_last_sizes(held),
-        last_good=_last_good(held, settings.data_types, inventory.recipients.required()),
+        last_good=_last_good(held, settings.data_types, inventory.recipients.required(), remote),
         tools=_tools(),
     )
 
@@ -135,12 +137,14 @@ def _new_id(held: Catalog, now: datetime) -> str:
     return layout.snapshot_id(max(now, following))
 
 
-def _last_good(held: Catalog, data_types: Iterable[str], recipients: tuple[str, ...]) -> dict[str, Artifact]:
+def _last_good(
+    held: Catalog, data_types: Iterable[str], recipients: tuple[str, ...], remote: Remote
+) -> dict[str, Artifact]:
     """
     Return the artifacts of the newest good copy of each data type by path, with the snapshot their files lie in.
 
-    Without it, and without their base, where one of both is sealed to other recipients: nothing may be built on it, or
-    what is written today would open with keys that were replaced alone.
+    Without it, and without their base, where nothing may be built on it: one of both is sealed to other recipients, so
+    that what is written today would open with keys that were replaced alone; or the remote holds other bytes of it.
     """
     found: dict[str, Artifact] = {}
     for data_type in data_types:
@@ -150,9 +154,31 @@ def _last_good(held: Catalog, data_types: Iterable[str], recipients: tuple[str, 
                 base = held.find(artifact.base) if artifact.base else None
                 sealed = [artifact, *(base.manifest.of(data_type) if base else ())]
                 is_ours = all(one.recipients == recipients for one in sealed)
-                update = {"held_in": where} if is_ours else {"held_in": None, "base": None}
+                bears = is_ours and _is_held_whole(remote, held, artifact.model_copy(update={"held_in": where}))
+                update = {"held_in": where} if bears else {"held_in": None, "base": None}
                 found[artifact.path] = artifact.model_copy(update=update)
     return found
+
+
+def _is_held_whole(remote: Remote, held: Catalog, artifact: Artifact) -> bool:
+    """
+    Tell whether the remote holds the level 0 that a differential of today would build on, by its own hashes.
+
+    Where it keeps none, all bytes would have to be read back each day: there verify-integrity alone sees damage.
+    """
+    if "full_id" not in artifact.settings or not remote.features().keeps_sha256:
+        return True
+    snapshot, full = artifact.held_in, [artifact]
+    if artifact.base and (base := held.find(artifact.base)):
+        path = artifact.settings.get("base_path")
+        snapshot, full = base.snapshot, [one for one in base.manifest.of(artifact.data_type) if one.path == path]
+    assert snapshot
+    try:
+        checking.verify_on_remote(remote, held.remote_dir, snapshot, full)
+    except IntegrityError as error:
+        _log.error("%s: what it would build on is damaged, so all of it is kept anew: %s", artifact.path, error)
+        return False
+    return True
 
 
 def _last_sizes(held: Catalog) -> dict[str, int]:

@@ -35,14 +35,19 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 def on_drive(place: Place, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """Keep this place's snapshots on an emulated Google Drive."""
     emulator.drive.reset()
+    reach(emulator, place, monkeypatch)
+    place.create(lambda document: document["remote"].update(path="drive:gx-backups"))
+    return emulator
+
+
+def reach(emulator: Emulator, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this place's rclone know the emulated Google Drive as `drive:`."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")  # Prefect's own server is no part of Google
     (place.root / "rclone.conf").write_text(
         f"[drive]\ntype = drive\nclient_id = gx\nclient_secret = hidden\nscope = drive\ntoken = {LOGIN}\n"
     )
-    place.create(lambda document: document["remote"].update(path="drive:gx-backups"))
-    return emulator
 
 
 def doubled(emulator: Emulator, *path: str, body: bytes = b"another") -> Entry:

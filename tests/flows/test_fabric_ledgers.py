@@ -36,7 +36,7 @@ POD = "peer0-org1-0"
 class Ledgers:
     """An estate of servers that promise ledgers alone; each is played with a stopped node of its own."""
 
-    def __init__(self, place: Place, monkeypatch: pytest.MonkeyPatch, **roles: str) -> None:
+    def __init__(self, place: Place, monkeypatch: pytest.MonkeyPatch, remote: str = "", **roles: str) -> None:
         self.place = place
         self._monkeypatch = monkeypatch
         self._volumes: dict[str, Path] = {}
@@ -50,6 +50,7 @@ class Ledgers:
                 document["servers"][server]["data_types"] = {f"{role}-ledger": promise}
             document["servers"] = {server: document["servers"][server] for server in roles}
             document["watch"] = {}
+            document["remote"]["path"] = remote or document["remote"]["path"]
 
         place.create(reduce)
 

@@ -16,7 +16,7 @@ from flows.drill_disaster_recovery import drill_disaster_recovery
 from flows.prune_snapshots import prune_snapshots
 from flows.verify_backups import verify_backups
 from gxbackup import clock
-from gxbackup.errors import SetupError, UnprovenError
+from gxbackup.errors import IntegrityError, SetupError, UnprovenError
 from tasks import survey
 from tests.flows.conftest import Place
 from tests.webhook_sink import listening
@@ -193,11 +193,11 @@ def test_a_copy_that_a_fast_clock_named_is_red_and_backups_go_on_once_it_is_out_
     with pytest.raises(UnprovenError, match=r"vps1 website; vps1 system-config\nHINT: .*check-backup-health.md"):
         check_backup_health()
 
-    # As docs/runbooks/check-backup-health.md has it.
+    # As docs/runbooks/broken-chain.md has it.
     (folder,) = [one for one in place.snapshots() if one.name == ahead]
     folder.rename(place.root / ahead)
-    for note in place.staging.glob("last-written/vps1-*.json"):
-        note.unlink()
+    with pytest.raises(IntegrityError, match=f"{ahead}: this host wrote it last"):
+        backup_vps1()
     backup_vps1()
     check_backup_health()
 
