@@ -28,6 +28,7 @@ SERVICE = "k3s"
 SNAPSHOT_TIMEOUT_SECONDS = 1800
 RESET_TIMEOUT_SECONDS = 1800
 BRIEF_SECONDS = 120
+AGREED_WITHIN_SECONDS = 30
 SECONDS_BETWEEN_LOOKS = 1.0
 OURS = re.compile(r"gx-\d{8}t\d{6}z(-.+)?")
 
@@ -132,6 +133,22 @@ class K3s:
             raise CommandError(f"k3s etcd-snapshot save: expected one file {name}-… in {self.snapshot_dir}, seen "
                                f"{len(found)}")  # fmt: skip
         return found[0]
+
+    def agreed_revision(self) -> int:
+        """
+        Return the datastore's revision as most of the cluster's servers agree on now: a list without a version is that.
+
+        Raises: CommandError where they do not, or the API does not answer. Source: kubernetes.io, API concepts,
+        "Semantics for get and list".
+        """
+        words = ["get", "--raw=/api/v1/namespaces?limit=1", f"--request-timeout={AGREED_WITHIN_SECONDS}s"]
+        told = self._kubectl(*words).stdout
+        try:
+            return int(json.loads(told)["metadata"]["resourceVersion"])
+        except (ValueError, KeyError, TypeError):
+            raise CommandError(
+                f"k3s kubectl {words[1]}: expected a list with its version, seen {told[:80]!r}"
+            ) from None
 
     def own_snapshots(self) -> list[Path]:
         """Return the etcd snapshots of ours that lie on this host, oldest first; never one of K3s's or a person's."""

@@ -20,7 +20,14 @@ from gxbackup import datastore_objects, etcd_snapshot, k3s_recovery, k3s_token, 
 from gxbackup.adapters import etcd
 from gxbackup.adapters.host import Host
 from gxbackup.adapters.k3s import K3s
-from gxbackup.errors import BackupError, CollectError, IntegrityError, RestoreRefusedError, SourceMissingError
+from gxbackup.errors import (
+    BackupError,
+    CollectError,
+    CommandError,
+    IntegrityError,
+    RestoreRefusedError,
+    SourceMissingError,
+)
 from gxbackup.etcd_snapshot import ObjectName, SnapshotState, object_name
 from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream, StreamEnd
@@ -29,6 +36,7 @@ from gxbackup.sources.directory import AbsolutePath, Directory
 from gxbackup.staging import require_room, staging_area
 
 DATABASES = {"etcd": "etcd-snapshot.db", "sqlite": "state.db"}
+OLD = "what this server holds may be old"
 TOKEN_SET = "server-token.tar"  # noqa: S105 - a file name
 HostName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)]
 _log = logging.getLogger(__name__)
@@ -85,7 +93,8 @@ class Etcd(Restorable):
         """
         Take the snapshot, check it whole, and read it; it is gone from this host afterwards, however the block ends.
 
-        A token that names another authority than the server's own certificate is a shortfall.
+        A token that names another authority than the server's own certificate is a shortfall; so is an etcd that is
+        behind the other servers' or cut off from them: it saves what it has as if that were of today.
         """
         k3s = self.k3s()
         if capture.settings["holds"] == "token":
@@ -93,10 +102,15 @@ class Etcd(Restorable):
                 yield tar
             return
         foreign = capture.evidence["token_matches_ca"] is False
-        shortfalls = ("its server token belongs to another authority than its certificates",) if foreign else ()
         taken = self._etcd_snapshot(k3s) if capture.settings["holds"] == "etcd" else self._sqlite_copy(k3s)
-        with taken as (file, evidence), file.open("rb", buffering=0) as opened:
-            yield _FileStream(opened.fileno(), file.stat().st_size, StreamEnd(evidence, shortfalls), capture.name)
+        with taken as (file, evidence, old), file.open("rb", buffering=0) as opened:
+            shortfalls = [
+                *old,
+                *(["its server token belongs to another authority than its certificates"] if foreign else []),
+            ]
+            yield _FileStream(
+                opened.fileno(), file.stat().st_size, StreamEnd(evidence, tuple(shortfalls)), capture.name
+            )
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
         """Return the database and its token set; RestoreRefusedError where the snapshot does not hold both."""
@@ -181,7 +195,14 @@ class Etcd(Restorable):
         )
 
     @contextmanager
-    def _etcd_snapshot(self, k3s: K3s) -> Iterator[tuple[Path, Evidence]]:
+    def _etcd_snapshot(self, k3s: K3s) -> Iterator[tuple[Path, Evidence, list[str]]]:
+        """Give the snapshot, what it holds, and why that may be old."""
+        old: list[str] = []
+        agreed = 0
+        try:
+            agreed = k3s.agreed_revision()
+        except CommandError as error:
+            old.append(f"the cluster's servers do not say that they agree: {OLD}: {error.message}")
         try:
             file = k3s.save_snapshot()
             etcd_snapshot.require_whole(file)
@@ -191,18 +212,22 @@ class Etcd(Restorable):
                 if (told["revision"], told["total_keys"]) != (state.revision, state.total_keys):
                     raise CollectError(f"{file.name}: etcd's tool tells {told}, and it holds {evidence}")
                 evidence["etcd_hash"] = told["hash"]
-            yield file, evidence
+            if state.revision < agreed:
+                old.append(
+                    f"expected revision {agreed} or later, as its servers agree on, seen {state.revision}: {OLD}"
+                )
+            yield file, evidence, old
         finally:
             self._sweep(k3s)
 
     @contextmanager
-    def _sqlite_copy(self, k3s: K3s) -> Iterator[tuple[Path, Evidence]]:
+    def _sqlite_copy(self, k3s: K3s) -> Iterator[tuple[Path, Evidence, list[str]]]:
         with staging_area("state-db") as area:
             require_room(area, k3s.sqlite_file.stat().st_size, k3s.sqlite_file.name)
             file = area / k3s.sqlite_file.name
             file.touch(mode=0o600)
             kine.copy(k3s.sqlite_file, file)
-            yield file, _evidence(kine.read_state(file))
+            yield file, _evidence(kine.read_state(file)), []
 
     def _sweep(self, k3s: K3s) -> None:
         """Delete our own etcd snapshots from this host: the one just read, and what a killed run left."""
