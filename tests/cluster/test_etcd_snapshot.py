@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from gxbackup.adapters.cluster import Cluster
+from gxbackup.adapters.k3s import K3s
 from gxbackup.adapters.kubernetes_objects import ObjectApi
 from gxbackup.cluster_objects.naming import Kind
 from gxbackup.datastore_objects import uid, value_of
 from gxbackup.etcd_snapshot import ObjectName, object_name, read_pairs, read_state, require_whole
 from gxbackup.k3s_recovery import RESTLESS
+from tests.cluster.scratch_api import ADMIN, kubectl, programs
 
 # Nothing is kept of the state of components: it is asked for.
 UNCOUNTED = RESTLESS | {"componentstatuses"}
@@ -47,12 +49,31 @@ def spelled(kind: Kind) -> str:
     return f"{kind.plural}.{group}" if kept or not builtin else kind.plural
 
 
-def test_the_objects_counted_in_a_snapshot_are_those_that_the_api_lists(tmp_path: Path) -> None:
+def save(file: Path) -> None:
     pki = Path(os.environ["KUBECONFIG"]).parent / "pki"
     words = ["etcdctl", f"--endpoints={ETCD}", f"--cacert={pki / 'ca.crt'}", f"--cert={pki / 'etcd.crt'}",
-             f"--key={pki / 'etcd.key'}", "snapshot", "save", str(tmp_path / "s.db")]  # fmt: skip
-    before = api_counts()
+             f"--key={pki / 'etcd.key'}", "snapshot", "save", str(file)]  # fmt: skip
     subprocess.run(words, check=True, capture_output=True, env={**os.environ, "ETCDCTL_API": "3"})
+
+
+def test_the_revision_that_servers_agree_on_is_that_of_etcd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "k3s"
+    script.write_text(f'#!/bin/sh\nshift; exec {programs()}/kubectl --kubeconfig={ADMIN} "$@"\n')  # `k3s kubectl …`
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    save(tmp_path / "before.db")
+    kubectl("annotate", "namespace", "default", f"gx-test/{tmp_path.name}=now", "--overwrite")
+
+    agreed = K3s(tmp_path, tmp_path).agreed_revision()
+
+    save(tmp_path / "after.db")
+    assert read_state(tmp_path / "before.db").revision < agreed <= read_state(tmp_path / "after.db").revision
+    kubectl("annotate", "namespace", "default", f"gx-test/{tmp_path.name}-")
+
+
+def test_the_objects_counted_in_a_snapshot_are_those_that_the_api_lists(tmp_path: Path) -> None:
+    before = api_counts()
+    save(tmp_path / "s.db")
     after = api_counts()
 
     require_whole(tmp_path / "s.db")
