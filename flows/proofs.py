@@ -26,6 +26,7 @@ from tasks.proofs import look_at_past, read_proofs, record_proofs
 from tasks.surroundings import (
     look_at_clock,
     look_at_cronjob,
+    look_at_folders,
     look_at_ledgers,
     look_at_login,
     look_at_pools,
@@ -58,6 +59,9 @@ def check_health() -> None:
             found += health.unpromised_findings(catalog, host.inventory(), clock.now())
     conditions = health.conditions(catalogs, host.inventory(), proofs, clock.now())
     found += [finding for condition in conditions for finding in condition.findings]
+    if catalogs:  # else the remote cannot be listed, which is told
+        with checking("folders of the remote", found):
+            found += health.unowned_findings(look_at_folders())
     with checking("sets", found):
         found += health.set_findings(catalogs, host.inventory(), clock.now())
     for watched in ledger_watch.watched(host.inventory()):
@@ -115,6 +119,7 @@ def verify_all() -> None:
     lines: list[str] = []
     with staging_area("integrity") as area:
         for catalog in _catalogs(area, found):
+            found += verifying.empty_findings(catalog)
             with checking(f"{catalog.server} hashes", found):
                 found += verify_hashes(catalog, [*catalog.snapshots])
             with checking(f"{catalog.server} past", found):

@@ -115,6 +115,15 @@ def unpromised_findings(catalog: Catalog, inventory: Inventory, now: datetime) -
     return sorted(found, key=lambda finding: finding.subject)
 
 
+def unowned_findings(folders: Mapping[str, str]) -> list[Finding]:
+    """Tell which folders with snapshots, each with its newest one, are no server's of the inventory."""
+    message = "no server of the inventory has this folder: nobody backs it up, looks at it or prunes it; newest: "
+    return [
+        Finding(level="warning", subject=f"folder {name}", message=f"{message}{newest}", runbook=BY_HAND)
+        for name, newest in folders.items()
+    ]
+
+
 def set_findings(catalogs: Iterable[Catalog], inventory: Inventory, now: datetime) -> list[Finding]:
     """
     Tell, for each Fabric network, where the copies of all its servers do not belong together.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,6 +96,8 @@ class TarOutput:
         for name in self._messages.noted.get(SHRANK, []):
             path = self._folder / os.fsdecode(unquoted(name))
             try:
+                if not stat.S_ISREG(path.lstat().st_mode):  # replaced since: a pipe would wait for a writer for ever
+                    continue
                 with path.open("rb", buffering=0) as file:
                     while file.read(PIPE_BYTES):
                         pass

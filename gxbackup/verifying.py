@@ -45,6 +45,13 @@ def of_the_last_day(catalog: Catalog, now: datetime) -> list[HeldSnapshot]:
     return [held for held in catalog.snapshots if now - layout.snapshot_time(held.snapshot) <= DAILY_LOOK]
 
 
+def empty_findings(catalog: Catalog) -> list[Finding]:
+    """Tell of a server of which nothing is held: to have found no rot there says nothing."""
+    if catalog.snapshots:
+        return []
+    return [_failing(catalog.server, "no snapshot is held that could be verified", "alert-BackupNeverSucceeded")]
+
+
 def day_findings(catalog: Catalog, inventory: Inventory, now: datetime) -> list[Finding]:
     """Tell which snapshots of the last day are not complete, and where there should be one and is none."""
     recent = of_the_last_day(catalog, now)

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
-from gxbackup import clock
+from gxbackup import clock, layout
 from gxbackup.adapters import cronjobs, ledger_pods, rclone_login
 from gxbackup.errors import SetupError
 from gxbackup.ledger_watch import LedgerPod, Watched
@@ -43,6 +43,18 @@ def look_at_remote() -> Room:
     """Ask the remote what is free; some do not tell."""
     quota = host.remote().about()
     return Room(total_bytes=quota.total_bytes, free_bytes=quota.free_bytes)
+
+
+@task(task_run_name="folders of the remote", **ONCE)
+def look_at_folders() -> dict[str, str]:
+    """Return the folders in the remote's root that are no server's and hold snapshots: each with the newest."""
+    ours = {server.remote_dir.partition("/")[0] for server in host.inventory().servers.values()}
+    found: dict[str, str] = {}
+    for folder in host.remote().list_folders(""):
+        if folder not in ours:
+            snapshots = [name for name in host.remote().list_folders(folder) if layout.is_snapshot_id(name)]
+            found |= {folder: max(snapshots)} if snapshots else {}
+    return found
 
 
 @task(task_run_name="login of the remote", **ONCE)

@@ -112,7 +112,7 @@ class CryptoInventory:
         found = []
         for path, one in sorted(self._settings.items()) if database_told != "-" else ():
             database = one.get("db") or {}
-            file = database_told or str(database.get("datasource") or DATABASE)
+            file = (database_told or str(database.get("datasource") or DATABASE)).partition("?")[0]
             if database.get("type", "sqlite3") == "sqlite3" and PurePosixPath(file).name not in self._names:
                 found.append(
                     f"{path}: expected its database {file} in the CA's home, seen none: its folder is not read"

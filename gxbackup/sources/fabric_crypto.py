@@ -54,11 +54,13 @@ for folder in "$home" "$@"; do
     echo "$database"; exit 0
 done
 exit 3"""
-# A database that is written meanwhile gives another digest after than before.
+# A database that is written meanwhile gives another digest after than before. With GNU tar, 1 is that a file changed
+# while it was read; with another one, that a file could not be read.
 _READ = """cd "$1" || exit 1
 databases() { find . -name '*.db' -o -name '*.db-wal' -o -name '*.db-journal' | sort | while read -r file; do
     echo "$file"; cat "$file"; done | sha256sum; }
-tar --version 2>/dev/null | grep -q GNU && numeric=--numeric-owner
+numeric= changed=0
+if tar --version 2>/dev/null | grep -q GNU; then numeric=--numeric-owner changed=1; fi
 set --
 for entry in * .[!.]* ..?*; do
     case $entry in .gxbackup-*|lost+found) continue ;; esac
@@ -66,7 +68,7 @@ for entry in * .[!.]* ..?*; do
 done
 before=$(databases)
 tar $numeric -cf - "$@"; status=$?
-[ "$status" -le 1 ] || exit "$status"
+[ "$status" -le "$changed" ] || exit "$status"
 [ "$before" = "$(databases)" ] || { echo "the CA's database changed while it was read" >&2; exit 75; }"""
 
 

@@ -177,6 +177,23 @@ def test_a_data_type_that_was_taken_out_of_the_inventory_is_told_and_not_forgott
     assert "| vps1 website | the inventory promises it no more" in caplog.text
 
 
+def test_a_server_that_was_taken_out_of_the_inventory_is_told(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    def another(document: dict[str, Any]) -> None:
+        one_server(document)
+        document["servers"] = {"vps9": {**document["servers"]["vps1"], "remote_dir": "vps9"}}
+
+    place.create(one_server)
+    newest = backup_vps1()
+    (place.remote / "somebody" / "else").mkdir(parents=True)
+    place.create(another)
+    with pytest.raises(UnprovenError, match="vps9"):
+        check_backup_health()
+
+    assert "| folder vps1-website | no server of the inventory has this folder: nobody backs it up" in caplog.text
+    assert f"prunes it; newest: {newest}" in caplog.text
+    assert "somebody" not in caplog.text
+
+
 def test_a_copy_that_a_fast_clock_named_is_red_and_backups_go_on_once_it_is_out_of_the_way(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,14 @@ def test_integrity_opens_what_is_held_once_and_records_it(backed_up: Place, capl
     assert "members vetted" not in caplog.text
     assert {name: body for name, body in backed_up.files().items() if not name.startswith("_proofs/")} == before
     assert backed_up.staged() == []
+
+
+def test_a_remote_that_holds_nothing_is_not_verified(backed_up: Place) -> None:
+    for snapshot in backed_up.snapshots():
+        shutil.rmtree(snapshot)
+
+    with pytest.raises(UnprovenError, match="1 failing: vps1\nHINT: vps1: docs/runbooks/alert-BackupNeverSucceeded.md"):
+        verify_integrity()
 
 
 def test_a_rotten_artifact_costs_no_other_its_look(backed_up: Place) -> None:
