@@ -1,3 +1,3 @@
 """The domain of GX backup: what is captured, sealed, kept, proven and restored. Imports no Prefect."""
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
