@@ -85,6 +85,13 @@ def used_at(cluster: Cluster, namespace: str, claim: str, *, node: str, kubelet_
     """
     volume = volume_of(cluster, namespace, claim)
     if volume.folder is not None:
+        users = {pod.node for pod in cluster.pods(namespace) if claim in pod.claims and pod.state == "Running"}
+        if users and node not in users:
+            raise RestoreRefusedError(
+                f"claim {namespace}/{claim}: expected the pod that uses it on node {node}, seen it on "
+                f"{', '.join(sorted(map(str, users)))}, where {volume.folder} is another folder",
+                "start this restore on that host",
+            )
         if volume.folder.is_dir():
             return volume.folder
         raise RestoreRefusedError(

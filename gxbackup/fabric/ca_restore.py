@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from gxbackup.adapters.cluster import CLAIM_FOLDER
 from gxbackup.adapters.host import Host
 from gxbackup.errors import BackupError, IntegrityError, RestoreError, RestoreRefusedError
-from gxbackup.fabric.crypto import CryptoInventory
+from gxbackup.fabric.crypto import IN_A_SERVER, CryptoInventory
 from gxbackup.fabric.crypto_tar import opened_crypto
 from gxbackup.model import Artifact
 from gxbackup.volume_exchange import VolumeExchange
@@ -201,7 +201,8 @@ class CaRestore:
 def keeps_registry_elsewhere(artifact: Artifact) -> bool:
     """Tell whether a CA keeps its registry in a database server, and not as SQLite in its home."""
     told = artifact.evidence.get("databases")
-    return isinstance(told, list) and any(one != "sqlite3" for one in told)
+    by_its_file = isinstance(told, list) and any(one != "sqlite3" for one in told)
+    return by_its_file or artifact.settings.get("database_told") == IN_A_SERVER
 
 
 def chosen_words(options: dict[str, JsonValue]) -> set[str]:

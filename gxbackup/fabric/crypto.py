@@ -24,6 +24,7 @@ EXPIRES_SOON = timedelta(days=60)
 CONFIG_NAME = "fabric-ca-server-config.yaml"
 CA_CERTIFICATE = "ca-cert.pem"
 DATABASE = "fabric-ca-server.db"  # by default, of a CA that keeps its registry as SQLite
+IN_A_SERVER = "-"  # in place of that file: the running CA was told a database server
 # Copies of others' certificates lie there, without a key.
 _COPIES = ("cacerts", "intermediatecerts", "tlscacerts")
 
@@ -107,10 +108,10 @@ class CryptoInventory:
         """
         Say which CA has its registry as SQLite in a file that is not here: who is enrolled, and what is revoked.
 
-        `database_told`: the file that the running CA was told, whatever its configuration says; `-`: a server's.
+        `database_told`: the file that the running CA was told, whatever its configuration says; or IN_A_SERVER.
         """
         found = []
-        for path, one in sorted(self._settings.items()) if database_told != "-" else ():
+        for path, one in sorted(self._settings.items()) if database_told != IN_A_SERVER else ():
             database = one.get("db") or {}
             file = (database_told or str(database.get("datasource") or DATABASE)).partition("?")[0]
             if database.get("type", "sqlite3") == "sqlite3" and PurePosixPath(file).name not in self._names:

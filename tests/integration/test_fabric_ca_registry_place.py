@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from gxbackup.adapters import process
+from gxbackup.fabric.ca_restore import keeps_registry_elsewhere
 from gxbackup.sources.fabric_crypto import FabricCrypto
 from tests.integration.test_fabric_crypto import CONFIG, make_ca
 from tests.local_cluster import VOLUME, LocalCluster
-from tests.opened import read
+from tests.opened import Read, read
 
 CA = "ca-org1"
 SOURCE = FabricCrypto(cas=(CA,), folders=(VOLUME,), with_secrets=False, cainfo_port=0)
@@ -25,10 +26,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / CA / "fabric-ca-server"
 
 
-def shortfalls(home: Path, into: Path) -> list[str]:
+def captured(home: Path, into: Path) -> Read:
     cluster = LocalCluster({f"{CA}-0": home.parent})
     (found,) = SOURCE.collect(cluster.host(), "fabric-crypto")
-    return [line.partition("config.yaml: ")[2] for line in read(SOURCE, cluster.host(), found, into).end.shortfalls]
+    return read(SOURCE, cluster.host(), found, into)
+
+
+def shortfalls(home: Path, into: Path) -> list[str]:
+    return [line.partition("config.yaml: ")[2] for line in captured(home, into).end.shortfalls]
 
 
 def test_a_registry_in_the_home_lacks_nothing(home: Path, tmp_path: Path) -> None:
@@ -62,4 +67,20 @@ def test_a_registry_that_the_environment_puts_into_a_server_is_not_looked_for_in
     monkeypatch.setenv("FABRIC_CA_SERVER_DB_TYPE", "postgres")
     monkeypatch.setenv("FABRIC_CA_SERVER_DB_DATASOURCE", "host=postgres password=secret dbname=ca")
 
-    assert shortfalls(home, tmp_path) == []
+    kept = captured(home, tmp_path)
+
+    assert kept.end.shortfalls == ()
+    # Its configuration still says SQLite: the database that is there is held against the keys all the same.
+    assert keeps_registry_elsewhere(kept.opened().artifact)
+
+
+def test_the_parameters_of_a_registry_are_no_part_of_its_files_name(home: Path, tmp_path: Path) -> None:
+    named = "fabric-ca-server.db"
+    config = home / "fabric-ca-server-config.yaml"
+    config.write_text(CONFIG.replace(named, f"{named}?_journal_mode=WAL"))
+
+    kept = captured(home, tmp_path)
+
+    assert f"{named}?" in config.read_text()
+    assert kept.end.shortfalls == ()
+    assert not keeps_registry_elsewhere(kept.opened().artifact)
