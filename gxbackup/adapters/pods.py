@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 STDIN, STDOUT, STDERR, STATUS = 0, 1, 2, 3
 FRAME_BYTES = 128 * 1024
 HANDSHAKE_TIMEOUT_SECONDS = 60.0
+# A kubelet may still take a pod that is ready for the one of its name that it ended just before: nothing ran then.
+NOT_FOUND = "container not found"
+FOUND_WITHIN_SECONDS = 10.0
+SECONDS_BETWEEN_TRIES = 0.2
 CUT_HINT = "was the pod restarted or evicted, or its node or the API server gone? `kubectl get events -n {}` tells"
 
 
@@ -68,20 +73,26 @@ class PodPlace(ExecPlace):
         from websocket import WebSocketException
 
         ws_client.WebSocket = _websocket  # type: ignore[assignment, attr-defined]
-        try:
-            client = stream(
-                CoreV1Api(api).connect_get_namespaced_pod_exec, self.pod, self.namespace,
-                container=self.container, command=list(argv), stdin=stdin, stdout=True, stderr=True, tty=False,
-                _preload_content=False, binary=True,
-            )  # fmt: skip
-        except ApiException as error:
-            raise CommandError(
-                f"{self.name}: expected to run {argv[0]}, seen {_reason(error)}",
-                CUT_HINT.format(self.namespace),
-                "may this worker's ServiceAccount create pods/exec here?",
-            ) from None
-        except (OSError, WebSocketException) as error:
-            raise CommandError(f"{self.name}: the API server cannot be reached: {error}") from None
+        deadline = time.monotonic() + FOUND_WITHIN_SECONDS
+        client = None
+        while client is None:
+            try:
+                client = stream(
+                    CoreV1Api(api).connect_get_namespaced_pod_exec, self.pod, self.namespace,
+                    container=self.container, command=list(argv), stdin=stdin, stdout=True, stderr=True, tty=False,
+                    _preload_content=False, binary=True,
+                )  # fmt: skip
+            except ApiException as error:
+                if NOT_FOUND in str(error.reason) and time.monotonic() < deadline:
+                    time.sleep(SECONDS_BETWEEN_TRIES)
+                    continue
+                raise CommandError(
+                    f"{self.name}: expected to run {argv[0]}, seen {_reason(error)}",
+                    CUT_HINT.format(self.namespace),
+                    "may this worker's ServiceAccount create pods/exec here?",
+                ) from None
+            except (OSError, WebSocketException) as error:
+                raise CommandError(f"{self.name}: the API server cannot be reached: {error}") from None
         connection = client.sock
         if isinstance(connection.sock, ssl.SSLSocket):
             connection.sock = SharedTls(connection.sock)
