@@ -8,7 +8,6 @@ Source: strategy, row etcd Snapshots; docs.k3s.io (datastore/backup-restore, cli
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from gxbackup.errors import (
     SourceMissingError,
 )
 from gxbackup.etcd_snapshot import ObjectName, SnapshotState, object_name
+from gxbackup.file_stream import FileStream
 from gxbackup.model import Artifact, Capture, Evidence
 from gxbackup.ports import PlainStream, StreamEnd
 from gxbackup.sources.base import Opened, Restorable, Work
@@ -108,9 +108,7 @@ class Etcd(Restorable):
                 *old,
                 *(["its server token belongs to another authority than its certificates"] if foreign else []),
             ]
-            yield _FileStream(
-                opened.fileno(), file.stat().st_size, StreamEnd(evidence, tuple(shortfalls)), capture.name
-            )
+            yield FileStream(opened.fileno(), file.stat().st_size, StreamEnd(evidence, tuple(shortfalls)), capture.name)
 
     def select(self, artifacts: Sequence[Artifact], options: dict[str, JsonValue]) -> tuple[Artifact, ...]:
         """Return the database and its token set; RestoreRefusedError where the snapshot does not hold both."""
@@ -236,26 +234,6 @@ class Etcd(Restorable):
                 k3s.delete_snapshot(file)
             except (BackupError, OSError) as error:  # it costs room, not the backup; the next run tries again
                 _log.warning("etcd snapshot %s: cannot be deleted: %s", file, error)
-
-
-class _FileStream:
-    """A PlainStream: one file that nobody changes."""
-
-    def __init__(self, handle: int, size_bytes: int, ending: StreamEnd, label: str) -> None:
-        self._handle = handle
-        self._left_bytes = size_bytes
-        self._ending = ending
-        self._label = label
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = os.readv(self._handle, [buffer])
-        self._left_bytes -= count
-        return count
-
-    def finish(self) -> StreamEnd:
-        if self._left_bytes:
-            raise CollectError(f"{self._label}: it changed its size by {-self._left_bytes} bytes while it was read")
-        return self._ending
 
 
 def work_set(work: Work) -> tuple[Opened, Opened]:

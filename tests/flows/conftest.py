@@ -75,6 +75,19 @@ def restore(**parameters: Any) -> None:
     restore_website(**{"restart_container": "", **parameters})
 
 
+def behind_a_login(place: Place, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """Reach the remote by rclone's configuration alone, and return that file: moved away, the remote is cut off."""
+    login = place.root / "rclone.conf"
+    login.write_text(f"[drive]\ntype = alias\nremote = {place.remote.parent}\n")
+
+    def with_login(document: dict[str, Any]) -> None:
+        edit(document)
+        document["remote"]["path"] = f"drive:{place.remote.name}"
+
+    place.create(with_login)
+    return login
+
+
 def beside(place: Place) -> list[str]:
     """What lies beside the website's folder."""
     return sorted(entry.name for entry in place.site.parent.iterdir() if entry != place.site)

@@ -1,4 +1,4 @@
-"""A tree whose disk is not mounted looks like a smaller one: that is told, and no copy of it replaces a good one."""
+"""What lies on a disk that is not mounted, or outside behind a link, is not in the tree: that is told."""
 
 from __future__ import annotations
 
@@ -106,3 +106,19 @@ def test_memory_that_is_not_mounted_any_more_and_a_folder_that_is_gone_are_no_fa
     backup_vps1()
 
     assert gaps(place) == {}
+
+
+def test_what_a_link_leads_to_outside_of_the_tree_is_told_by_backup_and_plan(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uploads").mkdir()
+    (place.site / "uploads").symlink_to(tmp_path / "uploads")
+    pages: list[str] = []
+    monkeypatch.setattr("flows.recipes.publish", lambda _key, page, _title: pages.append(page))
+
+    backup_vps1()
+    restore()
+
+    line = f"{place.site}/uploads leads to {tmp_path}/uploads"
+    assert f"## Only the link is kept of\n\n- {line}\n" in pages[0]
+    assert f"- only the link is kept: {line}\n" in caplog.text

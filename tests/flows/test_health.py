@@ -18,7 +18,7 @@ from flows.verify_backups import verify_backups
 from gxbackup import clock
 from gxbackup.errors import IntegrityError, SetupError, UnprovenError
 from tasks import survey
-from tests.flows.conftest import Place
+from tests.flows.conftest import Place, behind_a_login
 from tests.webhook_sink import listening
 
 
@@ -132,13 +132,7 @@ def test_a_check_that_cannot_be_made_is_a_finding_and_costs_no_other(
 
 
 def test_a_server_that_cannot_be_listed_keeps_its_figures_so_that_its_alerts_go_on(place: Place) -> None:
-    def with_login(document: dict[str, Any]) -> None:
-        one_server(document)
-        document["remote"]["path"] = f"drive:{place.remote.name}"
-
-    login = place.root / "rclone.conf"
-    login.write_text(f"[drive]\ntype = alias\nremote = {place.remote.parent}\n")
-    place.create(with_login)
+    login = behind_a_login(place, one_server)
     backup_vps1()
     check_backup_health()
     before = figures(place)

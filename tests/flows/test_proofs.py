@@ -21,7 +21,7 @@ from gxbackup.errors import InventoryError, UnprovenError
 from gxbackup.proofs import Proofs
 from tasks import host
 from tasks.prune import prune
-from tests.flows.conftest import Place
+from tests.flows.conftest import Place, behind_a_login
 from tests.flows.test_health import figures, one_server
 from tests.webhook_sink import listening
 
@@ -197,13 +197,7 @@ def test_a_rehearsal_of_a_data_type_that_nobody_promised_is_refused_and_one_of_s
 
 
 def test_a_look_that_could_not_be_made_is_no_look_and_ends_no_alert(place: Place) -> None:
-    def with_login(document: dict[str, Any]) -> None:
-        one_server(document)
-        document["remote"]["path"] = f"drive:{place.remote.name}"
-
-    login = place.root / "rclone.conf"
-    login.write_text(f"[drive]\ntype = alias\nremote = {place.remote.parent}\n")
-    place.create(with_login)
+    login = behind_a_login(place, one_server)
     backup_vps1()
     site = place.snapshots()[0] / SITE
     whole = site.read_bytes()

@@ -158,22 +158,6 @@ def test_a_disk_that_is_not_mounted_any_more_is_told_before_anything_is_put_in_i
     assert "is not mounted" not in caplog.text.rpartition("elsewhere")[2]
 
 
-def test_what_a_link_leads_to_outside_of_the_tree_is_told_by_backup_and_plan(
-    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "uploads").mkdir()
-    (place.site / "uploads").symlink_to(tmp_path / "uploads")
-    pages: list[str] = []
-    monkeypatch.setattr("flows.recipes.publish", lambda _key, page, _title: pages.append(page))
-
-    backup_vps1()
-    restore()
-
-    line = f"{place.site}/uploads leads to {tmp_path}/uploads"
-    assert f"## Only the link is kept of\n\n- {line}\n" in pages[0]
-    assert f"- only the link is kept: {line}\n" in caplog.text
-
-
 def test_an_approved_restore_waits_for_the_end_of_a_running_backup(
     place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

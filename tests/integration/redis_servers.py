@@ -196,6 +196,12 @@ def work(folder: Path, capture: Capture, rdb: bytes, end: StreamEnd) -> Work:
     )
 
 
+def filled(redis: LocalRedis, folder: Path) -> Opened:
+    """Fill a server with the usual keys, and return what a restore is given of them."""
+    redis.fill()
+    return work(folder, *taken(redis)).opened[0]
+
+
 class Killed(BaseException):
     """The process ends here; nothing after this line of it runs."""
 

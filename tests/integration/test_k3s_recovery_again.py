@@ -47,10 +47,10 @@ def captured(cluster: Cluster, tmp_path: Path) -> Work:
     return given
 
 
-def step(server: K3sHost, name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def step(server: K3sHost, name: steps.Step, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Do a step by hand, as recover-k3s-server does."""
     monkeypatch.setattr(steps, "datastore_of", lambda _: ("etcd-snapshots", server.source()))
-    return steps.step_here.fn("mainnet", name, "")  # type: ignore[arg-type]
+    return steps.step_here.fn("mainnet", name, "")
 
 
 def test_a_database_that_people_put_back_is_restored_again_and_not_taken_for_the_restored_one(

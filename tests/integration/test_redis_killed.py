@@ -13,7 +13,18 @@ from gxbackup.errors import (
     RestoreError,
 )
 from gxbackup.redis import restore, swap
-from tests.integration.redis_servers import APPENDING, FILES, Killed, LocalRedis, holds, pod_host, source, taken, work
+from tests.integration.redis_servers import (
+    APPENDING,
+    FILES,
+    Killed,
+    LocalRedis,
+    filled,
+    holds,
+    pod_host,
+    source,
+    taken,
+    work,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,9 +36,7 @@ def test_a_restore_that_was_killed_ends_well_when_it_is_run_again(
     own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, appends: bool
 ) -> None:
     redis = own("--appendonly", "yes" if appends else "no")
-    redis.fill()
-    capture, rdb, end = taken(redis)
-    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+    given = filled(redis, tmp_path / "area")
     redis.cli("SET", "newer", "than-the-backup")
     files = APPENDING if appends else FILES
 
@@ -93,9 +102,7 @@ def test_a_last_step_that_fails_leaves_a_server_that_runs_and_says_with_what(
     own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:
     redis = own("--save", "3600 1")
-    redis.fill()
-    capture, rdb, end = taken(redis)
-    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+    given = filled(redis, tmp_path / "area")
     redis.cli("SET", "newer", "than-the-backup")
     rename = 'mv "$before" "$kept"'
     failing = f"exit 9; {rename}" if cut == "before" else f"{rename}; exit 9"
@@ -111,9 +118,7 @@ def test_a_last_step_that_fails_leaves_a_server_that_runs_and_says_with_what(
 
 def test_a_safety_copy_without_its_list_is_never_removed(own: Any, tmp_path: Path) -> None:
     redis = own("--save", "3600 1")
-    redis.fill()
-    capture, rdb, end = taken(redis)
-    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+    given = filled(redis, tmp_path / "area")
     redis.cli("SET", "newer", "than-the-backup")
     restore.put_in_place(redis, given.file, FILES, given.artifact.evidence)
     [kept] = redis.path.glob("before-restore-*")

@@ -13,14 +13,12 @@ from gxbackup.errors import (
     RestoreRefusedError,
 )
 from gxbackup.redis import restore
-from tests.integration.redis_servers import APPENDING, FILES, LocalRedis, pod_host, source, taken, work
+from tests.integration.redis_servers import APPENDING, FILES, LocalRedis, filled, pod_host, source, taken, work
 
 
 def test_a_restore_survives_the_old_dataset_that_a_stop_writes(own: Any, tmp_path: Path) -> None:
     redis = own("--save", "3600 1")
-    redis.fill()
-    capture, rdb, end = taken(redis)
-    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+    given = filled(redis, tmp_path / "area")
     redis.cli("FLUSHALL")
     redis.cli("SET", "only", "this")
 
@@ -38,9 +36,7 @@ def test_a_restore_survives_the_old_dataset_that_a_stop_writes(own: Any, tmp_pat
 
 def test_a_restore_survives_an_append_only_file(own: Any, tmp_path: Path) -> None:
     redis = own("--appendonly", "yes")
-    redis.fill()
-    capture, rdb, end = taken(redis)
-    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+    given = filled(redis, tmp_path / "area")
     redis.cli("FLUSHALL")
     redis.cli("SET", "only", "this")
 
@@ -70,9 +66,7 @@ def test_a_file_that_is_not_what_was_saved_leaves_the_old_data_running(own: Any,
 
 def test_a_server_that_loads_something_else_gets_its_old_data_back(own: Any, tmp_path: Path) -> None:
     redis = own("--appendonly", "yes")
-    redis.fill()
-    capture, rdb, end = taken(redis)
-    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+    given = filled(redis, tmp_path / "area")
     redis.cli("SET", "newer", "than-the-backup")
 
     # It does append, and so it ignores the RDB and starts empty.
@@ -104,9 +98,7 @@ def test_what_clients_write_after_the_start_is_no_difference(
     own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis = own()
-    redis.fill()
-    capture, rdb, end = taken(redis)
-    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+    given = filled(redis, tmp_path / "area")
     start = redis.start
     monkeypatch.setattr(
         redis, "start", lambda: (start(), redis.cli("DEL", "key:1", "key:2"), redis.cli("SET", "a", "b"))
@@ -150,9 +142,7 @@ def test_a_replica_is_no_target_since_its_primarys_data_would_take_the_place_of_
 
 def test_no_room_beside_the_old_data_is_seen_before_anything_is_exchanged(own: Any, tmp_path: Path) -> None:
     redis = own(name="full")
-    redis.fill()
-    capture, rdb, end = taken(redis)
-    given = work(tmp_path / "area", capture, rdb, end).opened[0]
+    given = filled(redis, tmp_path / "area")
     with given.file.open("ab") as file:
         file.truncate(2**42)  # a hole
 
